@@ -1,0 +1,145 @@
+// The kernels that every backend fills: plain functions over tensors, one table per device kind. A missing kernel does
+// not compile. Kernels allocate no tensors, check no shapes (the op did both) and keep no state; outputs come first.
+//
+// Conventions. T = tokens (batch * sequence, row-major), D = width. "compute type" is f32 or bf16 and is the same for all
+// activations and weights of one call; sums, statistics and gradients of weights are f32 inside. `accumulate`: add to the
+// output instead of overwriting it (its content is unspecified then). Unless a comment says "columns", tensors are
+// contiguous; "columns" means that a view with row_stride() > cols() is fine. On the CPU, kernels are threaded with OpenMP
+// and their results do not depend on the number of threads unless noted. Empty inputs (0 rows) are legal everywhere.
+#pragma once
+
+#include <cstdint>
+
+#include "tensor/tensor.h"
+
+namespace automodel::ops {
+
+struct MatmulArgs {
+  bool transpose_a = false;
+  bool transpose_b = false;
+  bool accumulate = false;
+  const Tensor* bias = nullptr;  // [N], compute type; added to every row; not together with accumulate
+};
+
+enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };  // gelu: the erf form; gelu_tanh: "gelu_new", "gelu_pytorch_tanh"
+
+// Layout of a fused projection: a row holds `heads` query heads, then `kv_heads` key heads, then `kv_heads` value heads,
+// each `head_dim` wide. Query head h reads key/value head h / (heads / kv_heads).
+struct HeadLayout {
+  int64_t heads = 1;
+  int64_t kv_heads = 1;
+  int64_t head_dim = 1;
+  int64_t width() const { return (heads + 2 * kv_heads) * head_dim; }
+};
+
+struct AttentionArgs {
+  int64_t batch = 1;
+  int64_t sequence = 1;
+  HeadLayout layout;
+  float scale = 1.0f;
+  // A position sees at most the last `window` positions, itself included; 0 sees all.
+  int64_t window = 0;
+  // i32 [batch, sequence]: index within its row of the first position of each token's document (packed sequences), so a
+  // position sees [max(document_start, i - window + 1), i]. nullptr: one document per row. Starts never decrease in a row.
+  const Tensor* document_start = nullptr;
+};
+
+struct AdamArgs {
+  double lr = 0;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0;
+  bool decoupled = true;  // AdamW: p *= 1 - lr * wd.  Otherwise (Adam): g += wd * p
+  int64_t step = 1;       // 1 for the first update
+  float grad_scale = 1;   // the gradient is multiplied by this first (clipping)
+};
+
+// name, argument list
+#define AUTOMODEL_KERNELS(X)                                                                                           \
+  /* c [M,N] (+)= op(a) op(b) (+ bias); a, b of one compute type, any of the three may be columns; c is of that type   \
+     or f32. The sum over K is f32. With one thread count the result is always the same. */                            \
+  X(matmul, (const Tensor& c, const Tensor& a, const Tensor& b, const MatmulArgs& args))                               \
+  /* out f32 [N] (+)= sum over the rows of x [M,N] (x may be columns) */                                               \
+  X(sum_rows, (const Tensor& out, const Tensor& x, bool accumulate))                                                   \
+  /* y = a + b, same type and shape; y may be a or b */                                                                \
+  X(add, (const Tensor& y, const Tensor& a, const Tensor& b))                                                          \
+  /* y *= s (f32, bf16) */                                                                                             \
+  X(scale, (const Tensor& y, float s))                                                                                 \
+  /* y = x between f32 and bf16 (or the same type) */                                                                  \
+  X(cast, (const Tensor& y, const Tensor& x))                                                                          \
+  /* y [T,D] = table [V,D] rows of ids i32 [T] */                                                                      \
+  X(embedding_forward, (const Tensor& y, const Tensor& ids, const Tensor& table))                                      \
+  /* dtable f32 [V,D] (+)= rows of dy [T,D] summed by ids; overwriting also zeroes the rows no id names */             \
+  X(embedding_backward, (const Tensor& dtable, const Tensor& dy, const Tensor& ids, bool accumulate))                  \
+  /* y = x * rstd * w, rstd f32 [T] = 1 / sqrt(mean(x^2) + eps); computed in f32 and rounded as Hugging Face does:     \
+     x * rstd is rounded to the compute type before the product with w. Rows of D elements. */                         \
+  X(rms_norm_forward, (const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w, float eps))              \
+  /* dx (+)= ..., dw f32 [D] (+)= ... (dw may be undefined: not wanted). dy may be dx. */                              \
+  X(rms_norm_backward, (const Tensor& dx, bool accumulate_dx, const Tensor& dw, bool accumulate_dw, const Tensor& dy,  \
+                        const Tensor& x, const Tensor& rstd, const Tensor& w))                                         \
+  /* y = (x - mean) * rstd * w + b; mean, rstd f32 [T] */                                                              \
+  X(layer_norm_forward, (const Tensor& y, const Tensor& mean, const Tensor& rstd, const Tensor& x, const Tensor& w,    \
+                         const Tensor& b, float eps))                                                                  \
+  /* dw, db f32 [D], undefined when not wanted; both share accumulate_dw */                                            \
+  X(layer_norm_backward, (const Tensor& dx, bool accumulate_dx, const Tensor& dw, const Tensor& db, bool accumulate_dw,\
+                          const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& w)) \
+  /* RMS norm of each head of `count` heads of x [T, ...] starting at column `begin`, in place; w [head_dim]; the input \
+     of those columns is first copied to `before` [T, count*head_dim]; rstd f32 [T, count] */                          \
+  X(head_norm_forward, (const Tensor& x, const Tensor& before, const Tensor& rstd, const Tensor& w, int64_t begin,     \
+                        float eps))                                                                                    \
+  /* replaces those columns of dx (holding dy) by the gradient of the input; dw f32 [head_dim] (+)= (or undefined) */  \
+  X(head_norm_backward, (const Tensor& dx, const Tensor& dw, bool accumulate_dw, const Tensor& before,                 \
+                         const Tensor& rstd, const Tensor& w, int64_t begin))                                          \
+  /* Rotates the first `heads` heads (head_dim wide) of each row of x [T, ...] in place, half-split ("rotate_half")    \
+     form: pairs (i, i + rotary/2). cos, sin f32 [positions, rotary/2]; positions i32 [T]. inverse: by minus the angle \
+     (the backward). Columns beyond heads*head_dim are left alone; rotary <= head_dim. */                              \
+  X(rope, (const Tensor& x, const Tensor& positions, const Tensor& cos, const Tensor& sin, int64_t heads,              \
+           int64_t head_dim, bool inverse))                                                                            \
+  /* Causal softmax attention, tiled (Dao et al., "FlashAttention", 2022): memory linear in the sequence.              \
+     out [T, heads*head_dim]; lse f32 [batch, heads, sequence] = log-sum-exp of the scaled scores; qkv [T, width()] */ \
+  X(attention_forward, (const Tensor& out, const Tensor& lse, const Tensor& qkv, const AttentionArgs& args))           \
+  /* dqkv [T, width()] is overwritten. Deterministic. */                                                               \
+  X(attention_backward, (const Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,                 \
+                         const Tensor& lse, const AttentionArgs& args))                                                \
+  /* y [T,F] = act(gate) * up, gate_up [T,2F]: gate in columns 0..F-1, up in F..2F-1 */                                \
+  X(gated_forward, (const Tensor& y, const Tensor& gate_up, Activation act))                                           \
+  /* dgate_up [T,2F] is overwritten; it may be gate_up itself */                                                       \
+  X(gated_backward, (const Tensor& dgate_up, const Tensor& dy, const Tensor& gate_up, Activation act))                 \
+  X(activation_forward, (const Tensor& y, const Tensor& x, Activation act))                                            \
+  /* dx may be dy or x */                                                                                              \
+  X(activation_backward, (const Tensor& dx, const Tensor& dy, const Tensor& x, Activation act))                        \
+  /* For each row of logits [T,V] (f32 or bf16): losses f32 [T] = -log softmax(logits)[label]; 0 where the label i32   \
+     [T] is negative. With `gradient`, logits are overwritten by grad_scale * (softmax - onehot) (0 in ignored rows),  \
+     written as dlogits [T,V], which may be the same memory when the types agree, or of the compute type. */           \
+  X(cross_entropy, (const Tensor& losses, const Tensor& dlogits, const Tensor& logits, const Tensor& labels,           \
+                    bool gradient, float grad_scale))                                                                  \
+  /* out f64 [1] (+)= sum of squares of x (f32 or bf16), in f64 */                                                     \
+  X(sum_squares, (const Tensor& out, const Tensor& x, bool accumulate))                                                \
+  /* out f64 [1] (+)= sum of x f32, in f64 */                                                                          \
+  X(sum, (const Tensor& out, const Tensor& x, bool accumulate))                                                        \
+  /* Adam, one pass over memory: p (master), m, v, g f32 [N]; `copy` (bf16 [N]) receives the new p rounded to nearest  \
+     when it is defined. Bias-corrected as torch.optim.Adam/AdamW (no amsgrad). */                                     \
+  X(adam, (const Tensor& p, const Tensor& m, const Tensor& v, const Tensor& g, const Tensor& copy,                     \
+           const AdamArgs& args))
+
+struct Kernels {
+#define AUTOMODEL_KERNEL(name, arguments) void(*name) arguments;
+  AUTOMODEL_KERNELS(AUTOMODEL_KERNEL)
+#undef AUTOMODEL_KERNEL
+};
+
+// The table of a kind of device. Throws Error(kDevice) when this build or machine has none.
+const Kernels& kernels(Device device);
+
+namespace cpu {
+// The best table for the instruction sets of this processor: AVX-512 (x86-64-v4 with or without avx512_bf16), AVX2
+// (x86-64-v3), or plain. AUTOMODEL_ISA=v4|v3|base in the environment asks for a lower one (tests, comparisons).
+const Kernels& table();
+}  // namespace cpu
+
+namespace meta {
+const Kernels& table();  // every kernel does nothing
+}  // namespace meta
+
+}  // namespace automodel::ops

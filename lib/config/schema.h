@@ -1,0 +1,550 @@
+// Describe a struct once, next to where it is declared; reading, checking, overriding, dumping and explaining follow.
+//
+//   struct AdamWConfig {                                   // defaults live here and nowhere else
+//     double lr = 1e-3;
+//     std::array<double, 2> betas{0.9, 0.999};
+//     std::optional<DType> moment_dtype;
+//     Style style = Style::kCosine;
+//   };
+//   void describe(config::Fields<AdamWConfig>& f);         // in the header of the struct: found by its namespace
+//   void describe(config::Names<Style>& n);
+//
+//   void describe(config::Fields<AdamWConfig>& f) {        // in the source
+//     f.doc("AdamW with decoupled weight decay.");
+//     f.target({"torch.optim.AdamW"});                     // the `_target_` texts that mean this struct
+//     f.target({"adamw"}, [](AdamWConfig& c) { c.lr = 1e-4; });      // a short name with a default of its own
+//     f("lr", &AdamWConfig::lr, "Peak learning rate.").above(0);
+//     f("betas", &AdamWConfig::betas, "Decay of the running means.").each().at_least(0).below(1);
+//     f("moment_dtype", &AdamWConfig::moment_dtype, "Type of the moments.").alias("exp_avg_dtype").none_word("auto");
+//     f("style", &AdamWConfig::style, "How it decays.");
+//     f.key("foreach").no_effect("updates are always fused");
+//     f.check([](const AdamWConfig& c, config::Problems& p) {
+//       if (c.betas[1] < c.betas[0]) p.add("betas", "the second is below the first", "swap them");
+//     });
+//   }
+//   void describe(config::Names<Style>& n) { n("cosine", Style::kCosine)("linear", Style::kLinear); }
+//
+// A member is bool, int, int64_t, double, std::string, DType, an enum with Names, another described struct, Node (kept
+// as it is), or std::optional, std::vector, std::array, std::map<std::string, T> or std::variant of these. A variant
+// holds described structs chosen by `_target_`, and possibly scalars or lists chosen by what is written.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <initializer_list>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "config/node.h"
+#include "config/report.h"
+#include "core/dtype.h"
+
+namespace automodel::config {
+
+struct Type;
+struct Schema;
+
+// What the values of an enum are called. The first name of a value is the one that dumps use; later ones are aliases.
+// "true", "false", "none" and "null" may be names: they match what is written as a boolean or null.
+struct EnumTable {
+  struct Name {
+    std::string name;
+    int64_t value;
+    std::string doc;
+  };
+  std::vector<Name> names;
+  bool ignore_case = false;
+
+  const Name* find(std::string_view text) const;
+  const Name* of(int64_t value) const;
+};
+
+// Handed to `void describe(config::Names<E>&)`.
+template <class E>
+class Names {
+ public:
+  explicit Names(EnumTable& table) : table_(table) {}
+  Names& operator()(std::string name, E value, std::string doc = "") {
+    table_.names.push_back({std::move(name), static_cast<int64_t>(value), std::move(doc)});
+    return *this;
+  }
+  Names& ignore_case() {
+    table_.ignore_case = true;
+    return *this;
+  }
+
+ private:
+  EnumTable& table_;
+};
+
+// The type of a member, erased. All logic that uses it is plain code in the sources of this room.
+struct Type {
+  enum class Kind {
+    kBool,
+    kInt32,
+    kInt64,
+    kDouble,
+    kString,
+    kDType,
+    kEnum,
+    kNode,
+    kOptional,
+    kList,
+    kArray,
+    kMap,
+    kStruct,
+    kVariant
+  };
+  using Get = const Type& (*)();  // late, so that a struct may contain itself in a list
+  using Visit = std::function<void(const std::string& key, const void* element)>;
+
+  Kind kind;
+  Get element = nullptr;                  // of optional, list, array, map
+  size_t count = 0;                       // of array
+  const Schema& (*schema)() = nullptr;    // of struct
+  const EnumTable& (*names)() = nullptr;  // of enum
+  std::vector<Get> alternatives;          // of variant
+
+  // Containers: empty it; make an element (index of array and variant, key of map) and return it; visit the elements.
+  void (*clear)(void*) = nullptr;
+  void* (*add)(void*, const std::string& key, size_t index) = nullptr;
+  void (*each)(const void*, const Visit&) = nullptr;
+  size_t (*index)(const void*) = nullptr;  // of variant
+  int64_t (*get)(const void*) = nullptr;   // of enum
+  void (*set)(void*, int64_t) = nullptr;
+};
+
+// A bound on a number, or on every number in a container.
+struct Bound {
+  enum class Kind { kAbove, kAtLeast, kBelow, kAtMost };
+  Kind kind;
+  double limit;
+};
+
+struct FieldSpec {
+  std::string name;  // a key without a member may end in '*': all keys that start so
+  std::string doc;
+  Type::Get type = nullptr;  // null: a key without a member
+  size_t offset = 0;
+  std::vector<std::string> aliases;
+  std::vector<Bound> bounds;
+  std::vector<std::string> choices;
+  std::vector<std::string> none_words;
+  std::vector<std::pair<std::function<bool(const void*)>, std::string>> musts;
+  bool required = false;
+  bool secret = false;
+  bool null_is_default = false;
+  bool one_or_list = false;
+  bool group = false;  // takes `name`, `name_x`, `name_y`; the member is a map from "default", "x", "y"
+  std::string default_target;
+  std::string no_effect;
+  std::string refused;
+  std::string renamed_to;
+  std::function<bool(const Node&)> harmless;  // of refused
+
+  bool matches(std::string_view key) const;
+};
+
+struct TargetSpec {
+  std::vector<std::string> names;  // the first is the one that dumps use
+  std::function<void(void*)> preset;
+};
+
+struct CheckSpec {
+  size_t offset = 0;
+  std::function<void(const void*, Problems&)> run;
+};
+
+struct Schema {
+  std::string doc;
+  std::deque<FieldSpec> fields;
+  std::vector<TargetSpec> targets;
+  std::vector<CheckSpec> checks;
+  bool allow_unknown = false;
+  bool null_means_default = false;
+  std::optional<size_t> unknown_offset;  // of the Node member that keeps surplus keys
+  std::optional<size_t> target_offset;   // of the string member that keeps the canonical target
+  std::shared_ptr<const void> sample;    // a struct with its defaults
+
+  // The field that a key belongs to (name, alias, group or wildcard), or null pointer.
+  const FieldSpec* find(std::string_view key) const;
+  // The target that a `_target_` text names, or null pointer. A text names a target when it is one of its names, or the
+  // last component of one (the last two for Class.method), or has the same first and last components as one.
+  const TargetSpec* find_target(std::string_view text) const;
+};
+
+// Whether a section is switched off: null, false, {} or `enabled: false` / `enable: false`. For refused().
+bool is_off(const Node& node);
+
+template <class T>
+const Schema& schema_of();
+template <class T>
+const Type& type_of();
+
+namespace detail {
+
+template <class T>
+struct Strip {
+  using type = T;
+};
+template <class T>
+struct Strip<std::optional<T>> {
+  using type = T;
+};
+template <class T>
+struct Element {};
+template <class T>
+struct Element<std::vector<T>> {
+  using type = T;
+};
+template <class T, size_t n>
+struct Element<std::array<T, n>> {
+  using type = T;
+};
+template <class T>
+struct Element<std::map<std::string, T>> {
+  using type = T;
+};
+template <class T>
+struct Element<std::optional<T>> : Element<T> {};
+
+}  // namespace detail
+
+// A reference to a field under description; the rules chain. M is the member's type (void for a key without a member).
+template <class M>
+class Field {
+ public:
+  explicit Field(FieldSpec& spec) : spec_(spec) {}
+
+  // Bounds of a number (of an optional one: when present).
+  Field& above(double x) { return bound(Bound::Kind::kAbove, x); }
+  Field& at_least(double x) { return bound(Bound::Kind::kAtLeast, x); }
+  Field& below(double x) { return bound(Bound::Kind::kBelow, x); }
+  Field& at_most(double x) { return bound(Bound::Kind::kAtMost, x); }
+  Field& within(double a, double b) { return at_least(a).at_most(b); }
+  // The rules that follow hold for each element of a list, array or map.
+  auto each() { return Field<typename detail::Element<M>::type>(spec_); }
+  // Text must be one of these.
+  Field& one_of(std::vector<std::string> choices) {
+    static_assert(std::is_same_v<typename detail::Strip<M>::type, std::string>, "one_of() is for text");
+    spec_.choices = std::move(choices);
+    return *this;
+  }
+  // Any other rule on the whole member; the sentence says what must hold: "must be a power of two".
+  template <class F>
+  Field& must(F holds, std::string sentence) {
+    spec_.musts.emplace_back([holds](const void* value) { return holds(*static_cast<const M*>(value)); },
+                             std::move(sentence));
+    return *this;
+  }
+
+  Field& required() { return spec_.required = true, *this; }
+  // Another accepted name of the key.
+  Field& alias(std::string name) { return spec_.aliases.push_back(std::move(name)), *this; }
+  // The key is not taken any more; the error says where it went.
+  Field& renamed_to(std::string where) { return spec_.renamed_to = std::move(where), *this; }
+  // Dumps mask the value whatever the key is called.
+  Field& secret() { return spec_.secret = true, *this; }
+  // Accepted, and said to do nothing: a note when it is written, and in explain().
+  Field& no_effect(std::string why) { return spec_.no_effect = std::move(why), *this; }
+  // Any value is an error with this sentence (what is not supported, and what to do), except null, the default, and
+  // what `harmless` accepts.
+  Field& refused(std::string sentence, std::function<bool(const Node&)> harmless = nullptr) {
+    spec_.refused = std::move(sentence);
+    spec_.harmless = std::move(harmless);
+    return *this;
+  }
+  // The same with harmless scalars as written: {"1", "false", "none"}.
+  Field& refused(std::string sentence, std::vector<std::string> harmless);
+  // An explicit null means the default.
+  Field& null_is_default() { return spec_.null_is_default = true, *this; }
+  // For optional members: this text means null too.
+  Field& none_word(std::string word) { return spec_.none_words.push_back(std::move(word)), *this; }
+  // For lists: a single value is a list of one.
+  Field& one_or_list() { return spec_.one_or_list = true, *this; }
+  // For variants: the target when `_target_` is left out.
+  Field& default_target(std::string target) { return spec_.default_target = std::move(target), *this; }
+
+ private:
+  Field& bound(Bound::Kind kind, double x) {
+    using Number = typename detail::Strip<M>::type;
+    static_assert(std::is_arithmetic_v<Number> && !std::is_same_v<Number, bool>,
+                  "bounds are for numbers; use each() for the elements of a container");
+    spec_.bounds.push_back({kind, x});
+    return *this;
+  }
+  FieldSpec& spec_;
+};
+
+// A predicate that accepts the given scalars, compared as text; "none" and "null" are the same.
+std::function<bool(const Node&)> any_of(std::vector<std::string> scalars);
+
+template <class M>
+Field<M>& Field<M>::refused(std::string sentence, std::vector<std::string> harmless) {
+  return refused(std::move(sentence), any_of(std::move(harmless)));
+}
+
+// Handed to `void describe(config::Fields<T>&)`.
+template <class T>
+class Fields {
+ public:
+  explicit Fields(Schema& schema) : schema_(schema) {}
+
+  void doc(std::string text) { schema_.doc = std::move(text); }
+
+  // A key and its member.
+  template <class M, class B>
+  Field<M> operator()(std::string name, M B::*member, std::string doc) {
+    FieldSpec& spec = schema_.fields.emplace_back();
+    spec.name = std::move(name);
+    spec.doc = std::move(doc);
+    spec.type = &type_of<M>;
+    spec.offset = offset_of(member);
+    return Field<M>(spec);
+  }
+  // A key without a member: give it no_effect(), refused() or renamed_to(). "_*" stands for all keys that start with _.
+  Field<void> key(std::string name, std::string doc = "") {
+    FieldSpec& spec = schema_.fields.emplace_back();
+    spec.name = std::move(name);
+    spec.doc = std::move(doc);
+    return Field<void>(spec);
+  }
+  // The keys `name`, `name_x`, `name_y`, ... in one map, under "default", "x", "y", ...
+  template <class M, class B>
+  Field<std::map<std::string, M>> group(std::string name, std::map<std::string, M> B::*member, std::string doc) {
+    Field<std::map<std::string, M>> field = (*this)(std::move(name), member, std::move(doc));
+    schema_.fields.back().group = true;
+    return field;
+  }
+  // The keys of another described struct stand among the keys of this one. Its checks run too.
+  template <class M, class B>
+  void flatten(M B::*member) {
+    const Schema& other = schema_of<M>();
+    const size_t offset = offset_of(member);
+    for (FieldSpec spec : other.fields) {
+      spec.offset += offset;
+      schema_.fields.push_back(std::move(spec));
+    }
+    for (CheckSpec check : other.checks) {
+      check.offset += offset;
+      schema_.checks.push_back(std::move(check));
+    }
+  }
+
+  // `_target_` texts that mean this struct, the canonical one first; the preset sets what differs from the defaults.
+  // May be given several times. A struct with targets may also be written as a bare text: `loss_fn: masked_ce`.
+  void target(std::vector<std::string> names, std::type_identity_t<std::function<void(T&)>> preset = nullptr) {
+    TargetSpec spec{std::move(names), nullptr};
+    if (preset) spec.preset = [preset](void* value) { preset(*static_cast<T*>(value)); };
+    schema_.targets.push_back(std::move(spec));
+  }
+  // A member that keeps the canonical name of the target, for structs with several.
+  template <class B>
+  void keep_target(std::string B::*member) {
+    schema_.target_offset = offset_of(member);
+  }
+
+  // Surplus keys are not mistakes; the Node member, when given, keeps them (a map).
+  void allow_unknown() { schema_.allow_unknown = true; }
+  template <class B>
+  void allow_unknown(Node B::*member) {
+    schema_.allow_unknown = true;
+    schema_.unknown_offset = offset_of(member);
+  }
+  // An explicit null of any key means its default.
+  void null_means_default() { schema_.null_means_default = true; }
+
+  // A check of the whole struct. It runs when all its values could be read.
+  void check(std::type_identity_t<std::function<void(const T&, Problems&)>> run) {
+    schema_.checks.push_back({0, [run = std::move(run)](const void* value, Problems& problems) {
+                                run(*static_cast<const T*>(value), problems);
+                              }});
+  }
+
+ private:
+  template <class M, class B>
+  size_t offset_of(M B::*member) {
+    const T& sample = *static_cast<const T*>(schema_.sample.get());
+    return static_cast<size_t>(reinterpret_cast<const char*>(&(sample.*member)) -
+                               reinterpret_cast<const char*>(&sample));
+  }
+  Schema& schema_;
+};
+
+// The schema of a described struct, made on first use.
+template <class T>
+const Schema& schema_of() {
+  static const Schema schema = [] {
+    Schema made;
+    made.sample = std::make_shared<const T>();
+    Fields<T> fields(made);
+    describe(fields);
+    return made;
+  }();
+  return schema;
+}
+
+namespace detail {
+
+template <class T>
+struct TypeOf {  // a described struct or an enum
+  static Type make() {
+    Type type{};
+    if constexpr (std::is_enum_v<T>) {
+      type.kind = Type::Kind::kEnum;
+      type.names = []() -> const EnumTable& {
+        static const EnumTable table = [] {
+          EnumTable made;
+          Names<T> names(made);
+          describe(names);
+          return made;
+        }();
+        return table;
+      };
+      type.get = [](const void* value) { return static_cast<int64_t>(*static_cast<const T*>(value)); };
+      type.set = [](void* value, int64_t number) { *static_cast<T*>(value) = static_cast<T>(number); };
+    } else {
+      type.kind = Type::Kind::kStruct;
+      type.schema = &schema_of<T>;
+    }
+    return type;
+  }
+};
+
+template <Type::Kind k>
+struct Scalar {
+  static Type make() {
+    Type type{};
+    type.kind = k;
+    return type;
+  }
+};
+template <>
+struct TypeOf<bool> : Scalar<Type::Kind::kBool> {};
+template <>
+struct TypeOf<int> : Scalar<Type::Kind::kInt32> {};
+template <>
+struct TypeOf<int64_t> : Scalar<Type::Kind::kInt64> {};
+template <>
+struct TypeOf<double> : Scalar<Type::Kind::kDouble> {};
+template <>
+struct TypeOf<std::string> : Scalar<Type::Kind::kString> {};
+template <>
+struct TypeOf<DType> : Scalar<Type::Kind::kDType> {};
+template <>
+struct TypeOf<Node> : Scalar<Type::Kind::kNode> {};
+
+template <class T>
+struct TypeOf<std::optional<T>> {
+  static Type make() {
+    Type type{};
+    type.kind = Type::Kind::kOptional;
+    type.element = &type_of<T>;
+    type.clear = [](void* value) { static_cast<std::optional<T>*>(value)->reset(); };
+    type.add = [](void* value, const std::string&, size_t) -> void* {
+      return &static_cast<std::optional<T>*>(value)->emplace();
+    };
+    type.each = [](const void* value, const Type::Visit& visit) {
+      const auto& optional = *static_cast<const std::optional<T>*>(value);
+      if (optional) visit("", &*optional);
+    };
+    return type;
+  }
+};
+
+template <class T>
+struct TypeOf<std::vector<T>> {
+  static_assert(!std::is_same_v<T, bool>, "std::vector<bool> has no addressable elements");
+  static Type make() {
+    Type type{};
+    type.kind = Type::Kind::kList;
+    type.element = &type_of<T>;
+    type.clear = [](void* value) { static_cast<std::vector<T>*>(value)->clear(); };
+    type.add = [](void* value, const std::string&, size_t) -> void* {
+      return &static_cast<std::vector<T>*>(value)->emplace_back();
+    };
+    type.each = [](const void* value, const Type::Visit& visit) {
+      for (const T& element : *static_cast<const std::vector<T>*>(value)) visit("", &element);
+    };
+    return type;
+  }
+};
+
+template <class T, size_t n>
+struct TypeOf<std::array<T, n>> {
+  static Type make() {
+    Type type{};
+    type.kind = Type::Kind::kArray;
+    type.element = &type_of<T>;
+    type.count = n;
+    type.clear = [](void*) {};
+    type.add = [](void* value, const std::string&, size_t index) -> void* {
+      return &(*static_cast<std::array<T, n>*>(value))[index];
+    };
+    type.each = [](const void* value, const Type::Visit& visit) {
+      for (const T& element : *static_cast<const std::array<T, n>*>(value)) visit("", &element);
+    };
+    return type;
+  }
+};
+
+template <class T>
+struct TypeOf<std::map<std::string, T>> {
+  static Type make() {
+    Type type{};
+    type.kind = Type::Kind::kMap;
+    type.element = &type_of<T>;
+    type.clear = [](void* value) { static_cast<std::map<std::string, T>*>(value)->clear(); };
+    type.add = [](void* value, const std::string& key, size_t) -> void* {
+      return &(*static_cast<std::map<std::string, T>*>(value))[key];
+    };
+    type.each = [](const void* value, const Type::Visit& visit) {
+      for (const auto& [key, element] : *static_cast<const std::map<std::string, T>*>(value)) visit(key, &element);
+    };
+    return type;
+  }
+};
+
+template <class... Ts>
+struct TypeOf<std::variant<Ts...>> {
+  using Variant = std::variant<Ts...>;
+  template <class T>
+  static void* emplace(void* value) {
+    return &static_cast<Variant*>(value)->template emplace<T>();
+  }
+  static Type make() {
+    Type type{};
+    type.kind = Type::Kind::kVariant;
+    type.alternatives = {&type_of<Ts>...};
+    type.add = [](void* value, const std::string&, size_t index) -> void* {
+      constexpr std::array<void* (*)(void*), sizeof...(Ts)> makers{&emplace<Ts>...};
+      return makers[index](value);
+    };
+    type.each = [](const void* value, const Type::Visit& visit) {
+      std::visit([&](const auto& held) { visit("", &held); }, *static_cast<const Variant*>(value));
+    };
+    type.index = [](const void* value) { return static_cast<const Variant*>(value)->index(); };
+    return type;
+  }
+};
+
+}  // namespace detail
+
+template <class T>
+const Type& type_of() {
+  static const Type type = detail::TypeOf<T>::make();
+  return type;
+}
+
+}  // namespace automodel::config

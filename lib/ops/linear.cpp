@@ -1,0 +1,124 @@
+#include "ops/linear.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/error.h"
+#include "ops/kernels.h"
+
+namespace automodel::ops {
+
+using autograd::Gradients;
+using autograd::Kept;
+using autograd::Param;
+using autograd::Slot;
+using autograd::Var;
+
+namespace {
+
+int64_t outs(const Projection& p) { return p.weight->value.size(p.in_out ? 1 : 0); }
+int64_t ins(const Projection& p) { return p.weight->value.size(p.in_out ? 0 : 1); }
+
+bool follows(const Tensor& a, const Tensor& b) {
+  return a.raw() != nullptr && static_cast<std::byte*>(a.raw()) + a.bytes() == b.raw();
+}
+
+// All weights (or all their gradients) as one [sum of outs, in] matrix; undefined when they are not one after the other.
+template <class Member>
+Tensor joined(std::span<const Projection> ps, Member member) {
+  const Tensor& first = ps[0].weight->*member;
+  if (ps.size() == 1) return first;
+  int64_t rows = 0;
+  for (size_t i = 0; i < ps.size(); ++i) {
+    const Tensor& t = ps[i].weight->*member;
+    if (ps[i].in_out || ps[i].bias != nullptr || !t.defined()) return {};
+    if (i > 0 && !follows(ps[i - 1].weight->*member, t)) return {};
+    rows += t.size(0);
+  }
+  return Tensor::wrap(first.raw(), {rows, first.size(1)}, first.dtype(), first.device());
+}
+
+void forward_each(const Kernels& k, const Tensor& y, const Tensor& x, std::span<const Projection> ps) {
+  int64_t column = 0;
+  for (const Projection& p : ps) {
+    const Tensor* bias = p.bias != nullptr ? &p.bias->value : nullptr;
+    k.matmul(y.columns(column, outs(p)), x, p.weight->value, {.transpose_b = !p.in_out, .bias = bias});
+    column += outs(p);
+  }
+}
+
+void input_gradient(const Kernels& k, const Slot& to, const Tensor& dy, std::span<const Projection> ps) {
+  if (Tensor w = joined(ps, &Param::value); w.defined() && !ps[0].in_out) {
+    k.matmul(to.grad, dy, w, {.accumulate = to.accumulate});
+    return;
+  }
+  int64_t column = 0;
+  bool accumulate = to.accumulate;
+  for (const Projection& p : ps) {
+    k.matmul(to.grad, dy.columns(column, outs(p)), p.weight->value,
+             {.transpose_b = p.in_out, .accumulate = accumulate});
+    accumulate = true;
+    column += outs(p);
+  }
+}
+
+void weight_gradients(const Kernels& k, const Tensor& x, const Tensor& dy, std::span<const Projection> ps) {
+  bool same = std::ranges::all_of(ps, [&](const Projection& p) {
+    return p.weight->requires_grad && p.weight->has_grad == ps[0].weight->has_grad;
+  });
+  if (Tensor dw = joined(ps, &Param::grad); same && ps.size() > 1 && dw.defined()) {
+    bool accumulate = false;
+    for (const Projection& p : ps) accumulate = p.weight->begin_grad();
+    k.matmul(dw, dy, x, {.transpose_a = true, .accumulate = accumulate});
+    return;
+  }
+  int64_t column = 0;
+  for (const Projection& p : ps) {
+    Tensor part = dy.columns(column, outs(p));
+    column += outs(p);
+    if (p.bias != nullptr && p.bias->requires_grad) k.sum_rows(p.bias->grad, part, p.bias->begin_grad());
+    if (!p.weight->requires_grad) continue;
+    if (p.in_out)
+      k.matmul(p.weight->grad, x, part, {.transpose_a = true, .accumulate = p.weight->begin_grad()});
+    else
+      k.matmul(p.weight->grad, part, x, {.transpose_a = true, .accumulate = p.weight->begin_grad()});
+  }
+}
+
+}  // namespace
+
+Var linear(const Var& x, std::span<const Projection> projections) {
+  const Kernels& k = kernels(x.value.device());
+  int64_t width = 0;
+  bool trains_weight = false;
+  bool trains = false;
+  for (const Projection& p : projections) {
+    AM_CHECK(ins(p) == x.value.cols(), Fault::kShape, "linear: the input is {} wide, the weight {} expects {}",
+             x.value.cols(), p.weight->value.shape().str(), ins(p));
+    width += outs(p);
+    trains_weight |= p.weight->requires_grad;
+    trains |= p.weight->requires_grad || (p.bias != nullptr && p.bias->requires_grad);
+  }
+  Tensor y = Tensor::empty({x.value.rows(), width}, x.value.dtype(), x.tape->allocator());
+  if (Tensor w = joined(projections, &Param::value); projections.size() > 1 && w.defined())
+    k.matmul(y, x.value, w, {.transpose_b = true});
+  else
+    forward_each(k, y, x.value, projections);
+
+  if (!x.tape->keeps({&x, 1}, trains)) return {std::move(y), -1, x.tape, {}};
+  std::vector<Tensor> saved;
+  if (trains_weight && !x.remake) saved.push_back(x.value);
+  auto remake = trains_weight ? x.remake : nullptr;
+  std::vector<Projection> ps(projections.begin(), projections.end());
+  return x.tape->record("linear", std::move(y), {x}, trains, std::move(saved),
+                        [ps = std::move(ps), remake, trains, trains_weight, &k](Gradients& g) {
+                          if (g.needed(0)) input_gradient(k, g.slot(0), g.dy(), ps);
+                          if (!trains) return;
+                          Tensor x = trains_weight && !remake ? g.saved(0) : Tensor{};
+                          g.wgrad([ps, remake, x, dy = g.dy(), &k] {
+                            weight_gradients(k, remake ? remake() : x, dy, ps);
+                          });
+                        });
+}
+
+}  // namespace automodel::ops

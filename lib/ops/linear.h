@@ -1,0 +1,25 @@
+// y = x W^T (+ b), for one weight or for several that read the same input and whose outputs stand side by side.
+#pragma once
+
+#include <span>
+
+#include "autograd/tape.h"
+
+namespace automodel::ops {
+
+// One projection. Hugging Face stores nn.Linear weights as [out, in] and GPT-2's Conv1D weights as [in, out].
+struct Projection {
+  autograd::Param* weight = nullptr;
+  autograd::Param* bias = nullptr;  // [out] or nullptr
+  bool in_out = false;
+};
+
+// x [T, in] -> [T, sum of the outs]. Weights that lie one after the other in memory, [out, in] and without bias, are read
+// as one matrix, so that q, k, v or gate, up are one product each. Weights without requires_grad get no gradient, and x is
+// then not kept.
+autograd::Var linear(const autograd::Var& x, std::span<const Projection> projections);
+inline autograd::Var linear(const autograd::Var& x, const Projection& projection) {
+  return linear(x, std::span(&projection, 1));
+}
+
+}  // namespace automodel::ops

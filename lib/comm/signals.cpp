@@ -1,0 +1,53 @@
+#include "comm/signals.h"
+
+#include <signal.h>
+
+#include <atomic>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+
+namespace automodel::comm {
+namespace {
+
+// A handler can reach nothing but static storage.
+std::atomic<int> first_signal{0};
+std::atomic<bool> in_use{false};
+
+void note(int signal) {
+  int none = 0;
+  first_signal.compare_exchange_strong(none, signal);
+}
+
+}  // namespace
+
+struct Signals::Former {
+  std::vector<std::pair<int, struct sigaction>> actions;
+};
+
+Signals::Signals(std::initializer_list<int> signals) : former_(std::make_unique<Former>()) {
+  AM_CHECK(!in_use.exchange(true), Fault::kBug, "signals: handlers are installed already");
+  first_signal = 0;
+  for (int signal : signals) {
+    struct sigaction action {};
+    action.sa_handler = note;
+    action.sa_flags = SA_RESTART;
+    if (signal == SIGINT || signal == SIGTERM) action.sa_flags |= static_cast<int>(SA_RESETHAND);
+    sigemptyset(&action.sa_mask);
+    struct sigaction before {};
+    AM_CHECK(sigaction(signal, &action, &before) == 0, Fault::kBug, "signals: {} cannot be handled", signal);
+    former_->actions.emplace_back(signal, before);
+  }
+}
+
+Signals::~Signals() {
+  for (const auto& [signal, before] : former_->actions) sigaction(signal, &before, nullptr);
+  in_use = false;
+}
+
+int Signals::received() const {
+  return first_signal;
+}
+
+}  // namespace automodel::comm

@@ -44,9 +44,13 @@ void Gradients::pass(int input, Tensor gradient) {
   tape_.add_(to.grad, gradient);
 }
 
-void Gradients::wgrad(std::function<void()> work) { tape_.after_wgrads(std::move(work)); }
+void Gradients::wgrad(std::function<void()> work) {
+  tape_.after_wgrads(std::move(work));
+}
 
-Allocator& Gradients::allocator() const { return tape_.allocator_; }
+Allocator& Gradients::allocator() const {
+  return tape_.allocator_;
+}
 
 int Tape::new_value(const Tensor& value, bool external) {
   values_.push_back({value.shape(), value.dtype(), {}, external});
@@ -55,21 +59,21 @@ int Tape::new_value(const Tensor& value, bool external) {
 
 Var Tape::input(Tensor value, bool wants_grad) {
   int id = recording_ && wants_grad ? new_value(value, true) : -1;
-  return {std::move(value), id, this};
+  return {std::move(value), id, this, {}};
 }
 
 bool Tape::keeps(std::span<const Var> inputs, bool trains) const {
   return recording_ && (trains || std::ranges::any_of(inputs, [](const Var& v) { return v.id >= 0; }));
 }
 
-Var Tape::record(const char* op, Tensor out, std::vector<Var> inputs, bool trains, std::vector<Tensor> saved,
+Var Tape::record(const char* op, Tensor out, std::span<const Var> inputs, bool trains, std::vector<Tensor> saved,
                  Backward backward) {
-  if (!keeps(inputs, trains)) return {std::move(out), -1, this};
+  if (!keeps(inputs, trains)) return {std::move(out), -1, this, {}};
   Node node{op, new_value(out, false), {}, std::move(saved), std::move(backward), {}};
   for (const Var& v : inputs) node.inputs.push_back(v.id);
   int id = node.output;
   nodes_.push_back(std::move(node));
-  return {std::move(out), id, this};
+  return {std::move(out), id, this, {}};
 }
 
 void Tape::on_reverse(std::function<void()> hook) {
@@ -111,7 +115,9 @@ void Tape::run_wgrads() {
   }
 }
 
-Tensor Tape::grad(const Var& v) const { return v.id < 0 ? Tensor{} : values_[static_cast<size_t>(v.id)].grad; }
+Tensor Tape::grad(const Var& v) const {
+  return v.id < 0 ? Tensor{} : values_[static_cast<size_t>(v.id)].grad;
+}
 
 int64_t Tape::saved_bytes() const {
   int64_t total = 0;

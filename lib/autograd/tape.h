@@ -7,7 +7,9 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "tensor/tensor.h"
@@ -37,6 +39,22 @@ struct Var {
   Tensor value;
   int id = -1;
   Tape* tape = nullptr;
+  // How to make `value` again from what its op keeps anyway. A consumer that would save `value` for its backward saves
+  // this instead, so cheap results (norms, gated activations) do not occupy memory between the passes. May be empty.
+  std::function<Tensor()> remake;
+};
+
+// What an op keeps of one of its inputs: the tensor, or the way to make it again.
+class Kept {
+ public:
+  explicit Kept(const Var& v) : remake_(v.remake) {
+    if (!remake_) value_ = v.value;
+  }
+  Tensor get() const { return remake_ ? remake_() : value_; }
+
+ private:
+  Tensor value_;
+  std::function<Tensor()> remake_;
 };
 
 // Where the gradient of an op's input goes.
@@ -90,8 +108,13 @@ class Tape {
 
   // Appends an op with one output. `trains`: the op owns a Param that wants a gradient. When neither that holds nor any
   // input wants one, or recording is off, nothing is kept and the result is without gradient.
-  Var record(const char* op, Tensor out, std::vector<Var> inputs, bool trains, std::vector<Tensor> saved,
+  Var record(const char* op, Tensor out, std::span<const Var> inputs, bool trains, std::vector<Tensor> saved,
              Backward backward);
+  Var record(const char* op, Tensor out, std::initializer_list<Var> inputs, bool trains, std::vector<Tensor> saved,
+             Backward backward) {
+    return record(op, std::move(out), std::span(inputs.begin(), inputs.size()), trains, std::move(saved),
+                  std::move(backward));
+  }
   // True when record() would keep the op: lets an op skip computing what only its backward needs.
   bool keeps(std::span<const Var> inputs, bool trains) const;
 
@@ -139,8 +162,8 @@ class Tape {
 };
 
 // Runs `block` without keeping its activations and runs it again in the reverse pass (activation checkpointing; Chen et
-// al., "Training Deep Nets with Sublinear Memory Cost", 2016). `block` must give the same numbers both times and may use
-// no Var but its argument. Gathering of parameters belongs outside.
+// al., "Training Deep Nets with Sublinear Memory Cost", 2016). `block` must give the same numbers both times and may
+// use no Var but its argument. Gathering of parameters belongs outside.
 Var checkpoint(const Var& x, std::function<Var(const Var&)> block);
 
 }  // namespace automodel::autograd

@@ -12,11 +12,12 @@ struct RopeTable {
   Tensor sin;
 };
 
-// Rotates query and key heads in place: the value of `qkv` is overwritten. positions i32 [T], all below the table's rows.
+// Rotates query and key heads in place: the value of `qkv` is overwritten. positions i32 [T], all below the table's
+// rows.
 autograd::Var rope(const autograd::Var& qkv, const Tensor& positions, const RopeTable& table, const HeadLayout& layout);
 
-// Softmax attention; see AttentionArgs for mask and packed documents. `document_start` (undefined: one document per row)
-// must match args.batch and args.sequence; args.document_start is set from it. Result [T, heads * head_dim].
+// Softmax attention; see AttentionArgs for mask and packed documents. `document_start` (undefined: one document per
+// row) must match args.batch and args.sequence; args.document_start is set from it. Result [T, heads * head_dim].
 autograd::Var attention(const autograd::Var& qkv, AttentionArgs args, const Tensor& document_start);
 
 }  // namespace automodel::ops

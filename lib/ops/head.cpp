@@ -34,7 +34,8 @@ HeadLoss head_loss(const Var& x, Param& weight, const Tensor& labels, float grad
   int64_t rows = x.value.rows();
   int64_t vocab = weight.value.size(0);
   AM_CHECK(labels.numel() == rows && weight.value.size(1) == x.value.cols(), Fault::kShape,
-           "head: {} labels for x {} and a weight {}", labels.numel(), x.value.shape().str(), weight.value.shape().str());
+           "head: {} labels for x {} and a weight {}", labels.numel(), x.value.shape().str(),
+           weight.value.shape().str());
   const Kernels& k = kernels(x.value.device());
   Allocator& allocator = x.tape->allocator();
   bool train = x.tape->keeps({&x, 1}, weight.requires_grad);
@@ -59,8 +60,8 @@ HeadLoss head_loss(const Var& x, Param& weight, const Tensor& labels, float grad
   }
   Tensor total = Tensor::empty({1}, DType::kF64, allocator);
   k.sum(total, losses, false);
-  Var loss = x.tape->record("head_loss", total, {x}, weight.requires_grad, wants_dx ? std::vector{dx} : std::vector<Tensor>{},
-                            [](Gradients& g) {
+  Var loss = x.tape->record("head_loss", total, {x}, weight.requires_grad,
+                            wants_dx ? std::vector{dx} : std::vector<Tensor>{}, [](Gradients& g) {
                               if (g.needed(0)) g.pass(0, g.saved(0));
                             });
   return {std::move(loss), std::move(losses)};

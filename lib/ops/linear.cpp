@@ -16,14 +16,19 @@ using autograd::Var;
 
 namespace {
 
-int64_t outs(const Projection& p) { return p.weight->value.size(p.in_out ? 1 : 0); }
-int64_t ins(const Projection& p) { return p.weight->value.size(p.in_out ? 0 : 1); }
+int64_t outs(const Projection& p) {
+  return p.weight->value.size(p.in_out ? 1 : 0);
+}
+int64_t ins(const Projection& p) {
+  return p.weight->value.size(p.in_out ? 0 : 1);
+}
 
 bool follows(const Tensor& a, const Tensor& b) {
   return a.raw() != nullptr && static_cast<std::byte*>(a.raw()) + a.bytes() == b.raw();
 }
 
-// All weights (or all their gradients) as one [sum of outs, in] matrix; undefined when they are not one after the other.
+// All weights (or all their gradients) as one [sum of outs, in] matrix; undefined when they are not one after the
+// other.
 template <class Member>
 Tensor joined(std::span<const Projection> ps, Member member) {
   const Tensor& first = ps[0].weight->*member;
@@ -63,9 +68,8 @@ void input_gradient(const Kernels& k, const Slot& to, const Tensor& dy, std::spa
 }
 
 void weight_gradients(const Kernels& k, const Tensor& x, const Tensor& dy, std::span<const Projection> ps) {
-  bool same = std::ranges::all_of(ps, [&](const Projection& p) {
-    return p.weight->requires_grad && p.weight->has_grad == ps[0].weight->has_grad;
-  });
+  bool same = std::ranges::all_of(
+      ps, [&](const Projection& p) { return p.weight->requires_grad && p.weight->has_grad == ps[0].weight->has_grad; });
   if (Tensor dw = joined(ps, &Param::grad); same && ps.size() > 1 && dw.defined()) {
     bool accumulate = false;
     for (const Projection& p : ps) accumulate = p.weight->begin_grad();
@@ -110,15 +114,14 @@ Var linear(const Var& x, std::span<const Projection> projections) {
   if (trains_weight && !x.remake) saved.push_back(x.value);
   auto remake = trains_weight ? x.remake : nullptr;
   std::vector<Projection> ps(projections.begin(), projections.end());
-  return x.tape->record("linear", std::move(y), {x}, trains, std::move(saved),
-                        [ps = std::move(ps), remake, trains, trains_weight, &k](Gradients& g) {
-                          if (g.needed(0)) input_gradient(k, g.slot(0), g.dy(), ps);
-                          if (!trains) return;
-                          Tensor x = trains_weight && !remake ? g.saved(0) : Tensor{};
-                          g.wgrad([ps, remake, x, dy = g.dy(), &k] {
-                            weight_gradients(k, remake ? remake() : x, dy, ps);
-                          });
-                        });
+  return x.tape->record(
+      "linear", std::move(y), {x}, trains, std::move(saved),
+      [ps = std::move(ps), remake, trains, trains_weight, &k](Gradients& g) {
+        if (g.needed(0)) input_gradient(k, g.slot(0), g.dy(), ps);
+        if (!trains) return;
+        Tensor x = trains_weight && !remake ? g.saved(0) : Tensor{};
+        g.wgrad([ps, remake, x, dy = g.dy(), &k] { weight_gradients(k, remake ? remake() : x, dy, ps); });
+      });
 }
 
 }  // namespace automodel::ops

@@ -14,9 +14,9 @@ struct Projection {
   bool in_out = false;
 };
 
-// x [T, in] -> [T, sum of the outs]. Weights that lie one after the other in memory, [out, in] and without bias, are read
-// as one matrix, so that q, k, v or gate, up are one product each. Weights without requires_grad get no gradient, and x is
-// then not kept.
+// x [T, in] -> [T, sum of the outs]. Weights that lie one after the other in memory, [out, in] and without bias, are
+// read as one matrix, so that q, k, v or gate, up are one product each. Weights without requires_grad get no gradient,
+// and x is then not kept.
 autograd::Var linear(const autograd::Var& x, std::span<const Projection> projections);
 inline autograd::Var linear(const autograd::Var& x, const Projection& projection) {
   return linear(x, std::span(&projection, 1));

@@ -12,11 +12,13 @@ using autograd::Var;
 namespace {
 
 // The gradient of a weight, or undefined when it is not wanted.
-Tensor wanted(const Param& p) { return p.requires_grad ? p.grad : Tensor{}; }
+Tensor wanted(const Param& p) {
+  return p.requires_grad ? p.grad : Tensor{};
+}
 
 void check_width(const char* op, const Var& x, const Param& weight) {
-  AM_CHECK(weight.value.numel() == x.value.cols(), Fault::kShape, "{}: the input is {} wide, the weight has {} elements",
-           op, x.value.cols(), weight.value.numel());
+  AM_CHECK(weight.value.numel() == x.value.cols(), Fault::kShape,
+           "{}: the input is {} wide, the weight has {} elements", op, x.value.cols(), weight.value.numel());
 }
 
 }  // namespace
@@ -92,18 +94,17 @@ Var head_norm(const Var& qkv, Param& query_weight, Param& key_weight, const Head
   k.head_norm_forward(qkv.value, k_before, k_rstd, key_weight.value, key_begin, eps);
 
   bool trains = query_weight.requires_grad || key_weight.requires_grad;
-  return qkv.tape->record("head_norm", qkv.value, {qkv}, trains, {q_before, q_rstd, k_before, k_rstd},
-                          [&query_weight, &key_weight, key_begin, &k](Gradients& g) {
-                            Tensor dx = std::move(g.dy());
-                            if (!dx.unique()) dx = dx.clone();
-                            bool accumulate_q = query_weight.requires_grad && query_weight.begin_grad();
-                            bool accumulate_k = key_weight.requires_grad && key_weight.begin_grad();
-                            k.head_norm_backward(dx, wanted(query_weight), accumulate_q, g.saved(0), g.saved(1),
-                                                 query_weight.value, 0);
-                            k.head_norm_backward(dx, wanted(key_weight), accumulate_k, g.saved(2), g.saved(3),
-                                                 key_weight.value, key_begin);
-                            g.pass(0, std::move(dx));
-                          });
+  return qkv.tape->record(
+      "head_norm", qkv.value, {qkv}, trains, {q_before, q_rstd, k_before, k_rstd},
+      [&query_weight, &key_weight, key_begin, &k](Gradients& g) {
+        Tensor dx = std::move(g.dy());
+        if (!dx.unique()) dx = dx.clone();
+        bool accumulate_q = query_weight.requires_grad && query_weight.begin_grad();
+        bool accumulate_k = key_weight.requires_grad && key_weight.begin_grad();
+        k.head_norm_backward(dx, wanted(query_weight), accumulate_q, g.saved(0), g.saved(1), query_weight.value, 0);
+        k.head_norm_backward(dx, wanted(key_weight), accumulate_k, g.saved(2), g.saved(3), key_weight.value, key_begin);
+        g.pass(0, std::move(dx));
+      });
 }
 
 }  // namespace automodel::ops

@@ -9,7 +9,9 @@ using autograd::Param;
 using autograd::Tape;
 using autograd::Var;
 
-void add_into(Tensor& y, const Tensor& x) { kernels(y.device()).add(y, y, x); }
+void add_into(Tensor& y, const Tensor& x) {
+  kernels(y.device()).add(y, y, x);
+}
 
 Var add(const Var& a, const Var& b) {
   AM_CHECK(a.value.shape() == b.value.shape() && a.value.dtype() == b.value.dtype(), Fault::kShape,
@@ -62,9 +64,8 @@ Var embedding(Tape& tape, const Tensor& ids, Param& table) {
   Tensor y = Tensor::empty({ids.numel(), table.value.size(1)}, table.value.dtype(), tape.allocator());
   k.embedding_forward(y, ids, table.value);
   return tape.record("embedding", std::move(y), {}, table.requires_grad, {ids}, [&table, &k](Gradients& g) {
-    g.wgrad([&table, &k, ids = g.saved(0), dy = g.dy()] {
-      k.embedding_backward(table.grad, dy, ids, table.begin_grad());
-    });
+    g.wgrad(
+        [&table, &k, ids = g.saved(0), dy = g.dy()] { k.embedding_backward(table.grad, dy, ids, table.begin_grad()); });
   });
 }
 

@@ -8,12 +8,18 @@ namespace automodel {
 
 const char* name_of(MemoryClass memory_class) {
   switch (memory_class) {
-    case MemoryClass::kParameters: return "parameters";
-    case MemoryClass::kGradients: return "gradients";
-    case MemoryClass::kOptimizer: return "optimizer";
-    case MemoryClass::kActivations: return "activations";
-    case MemoryClass::kCommunication: return "communication";
-    case MemoryClass::kWorkspace: return "workspace";
+    case MemoryClass::kParameters:
+      return "parameters";
+    case MemoryClass::kGradients:
+      return "gradients";
+    case MemoryClass::kOptimizer:
+      return "optimizer";
+    case MemoryClass::kActivations:
+      return "activations";
+    case MemoryClass::kCommunication:
+      return "communication";
+    case MemoryClass::kWorkspace:
+      return "workspace";
   }
   return "?";
 }
@@ -22,7 +28,9 @@ void* Allocator::allocate(size_t bytes, MemoryClass memory_class) {
   std::lock_guard lock(mutex_);
   void* data = bytes == 0 ? nullptr : acquire(bytes);
   if (data == nullptr && bytes != 0 && !device().is_meta())
-    fail(Fault::kDevice, "{}: no memory for {} more bytes of {}; {} bytes are in use (use a smaller batch, a shorter sequence or more ranks)",
+    fail(Fault::kDevice,
+         "{}: no memory for {} more bytes of {}; {} bytes are in use (use a smaller batch, a shorter sequence or more "
+         "ranks)",
          name_of(device()), bytes, name_of(memory_class), stats_.current_total);
   auto i = static_cast<size_t>(memory_class);
   auto n = static_cast<int64_t>(bytes);
@@ -64,6 +72,8 @@ class MetaAllocator final : public Allocator {
 
 }  // namespace
 
-std::unique_ptr<Allocator> make_meta_allocator() { return std::make_unique<MetaAllocator>(); }
+std::unique_ptr<Allocator> make_meta_allocator() {
+  return std::make_unique<MetaAllocator>();
+}
 
 }  // namespace automodel

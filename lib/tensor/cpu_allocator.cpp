@@ -20,7 +20,9 @@ constexpr size_t kAlign = 256;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kSegment = size_t{32} << 20;  // requests above this get a segment of their own size
 
-size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+size_t round_up(size_t n, size_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
 
 struct Segment {
   char* data;
@@ -102,13 +104,15 @@ class CpuAllocator final : public Allocator {
     char* segment = nullptr;
     bool free = false;
   };
-  std::map<char*, Block> blocks_;             // every block, by address
-  std::set<std::pair<size_t, char*>> free_;   // the free ones, by size
+  std::map<char*, Block> blocks_;            // every block, by address
+  std::set<std::pair<size_t, char*>> free_;  // the free ones, by size
   std::vector<Segment> segments_;
 };
 
 }  // namespace
 
-std::unique_ptr<Allocator> make_cpu_allocator() { return std::make_unique<CpuAllocator>(); }
+std::unique_ptr<Allocator> make_cpu_allocator() {
+  return std::make_unique<CpuAllocator>();
+}
 
 }  // namespace automodel

@@ -37,8 +37,10 @@ class Storage {
 class Tensor {
  public:
   Tensor() = default;  // undefined
-  static Tensor empty(Shape shape, DType dtype, Allocator& allocator, MemoryClass memory_class = MemoryClass::kActivations);
-  static Tensor zeros(Shape shape, DType dtype, Allocator& allocator, MemoryClass memory_class = MemoryClass::kActivations);
+  static Tensor empty(Shape shape, DType dtype, Allocator& allocator,
+                      MemoryClass memory_class = MemoryClass::kActivations);
+  static Tensor zeros(Shape shape, DType dtype, Allocator& allocator,
+                      MemoryClass memory_class = MemoryClass::kActivations);
   // A view of memory that the caller keeps alive.
   static Tensor wrap(void* data, Shape shape, DType dtype, Device device = {});
 

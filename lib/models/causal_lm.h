@@ -1,0 +1,71 @@
+// A decoder-only language model: embedding, blocks, final norm, head. Made by a family from its config.json without any
+// memory: names, shapes and initial values only. Memory comes to the Params from whoever places the model.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nn/block.h"
+#include "nn/layers.h"
+#include "ops/head.h"
+
+namespace automodel::models {
+
+// What the rest of the program needs to know of a config.json.
+struct ModelInfo {
+  std::string model_type;
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t layers = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_positions = 0;
+  bool absolute_positions = false;  // learned positions: a longer sequence is impossible, not only untrained
+  bool tied_head = false;
+  std::vector<std::string> notes;  // what the config asks for and this program does otherwise, in plain sentences
+};
+
+// What a family makes of its config; CausalLM runs it.
+struct Parts {
+  ModelInfo info;
+  nn::Param token_embedding;
+  std::optional<nn::Param> position_embedding;
+  std::unique_ptr<nn::Rope> rope;  // the blocks refer to it
+  std::vector<std::unique_ptr<nn::Block>> blocks;
+  nn::Norm final_norm;
+  std::optional<nn::Param> head;  // empty: tied to the token embedding
+};
+
+class CausalLM {
+ public:
+  explicit CausalLM(Parts parts);
+
+  const ModelInfo& info() const { return parts_.info; }
+  int layers() const { return static_cast<int>(parts_.blocks.size()); }
+
+  // ids -> [T, hidden]. Needs the root Params.
+  autograd::Var embed(autograd::Tape& tape, const nn::Tokens& tokens);
+  // Needs the Params of layer i.
+  autograd::Var layer(int i, const autograd::Var& x, const nn::Tokens& tokens);
+  // Final norm, head and cross entropy; see ops::head_loss. Needs the root Params.
+  ops::HeadLoss loss(const autograd::Var& x, const nn::Tokens& tokens, float grad_scale);
+  // f32 [rows, vocab] of the rows x [rows, hidden]; on a tape that does not record.
+  Tensor logits(const autograd::Var& x);
+
+  // Everything outside of the blocks: embeddings, final norm, head.
+  std::vector<nn::Param*> root_params();
+  std::vector<nn::Param*> layer_params(int i);
+  // Root first, then layer by layer.
+  std::vector<nn::Param*> params();
+
+ private:
+  nn::Param& head() { return parts_.head ? *parts_.head : parts_.token_embedding; }
+
+  Parts parts_;
+};
+
+}  // namespace automodel::models

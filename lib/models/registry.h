@@ -1,0 +1,40 @@
+// The families, by `model_type` of a Hugging Face config.json.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "config/node.h"
+#include "config/report.h"
+#include "models/causal_lm.h"
+
+namespace automodel::models {
+
+// A family: one source file that turns a config.json into a model.
+struct Family {
+  const char* model_type;
+  const char* architecture;  // as `architectures` of config.json names it
+  // Reads the config, reports its mistakes, and builds the model when there are none (nullptr otherwise).
+  std::unique_ptr<CausalLM> (*build)(const config::Node& config, config::Report& report);
+  // Tensors that checkpoints of this family may hold and that are no weights ('*' stands for any text).
+  std::vector<std::string> ignorable;
+};
+
+extern const Family kLlama;
+extern const Family kMistral;
+extern const Family kQwen2;
+extern const Family kQwen3;
+extern const Family kGpt2;
+
+// Every supported family, in the order of their names.
+const std::vector<const Family*>& families();
+
+// The family of a config.json. Throws Error(kCheckpoint) when `model_type` is missing or unsupported, naming the file,
+// the value, the supported ones and the nearest.
+const Family& family_of(const config::Node& config);
+
+// family_of + build; throws Error(kConfig) with every mistake of the config.
+std::unique_ptr<CausalLM> build(const config::Node& config);
+
+}  // namespace automodel::models

@@ -1,0 +1,121 @@
+// The layers that decoder blocks are made of. Each owns its Params under `prefix` + the Hugging Face name.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nn/param.h"
+#include "nn/rope.h"
+#include "nn/tokens.h"
+#include "ops/linear.h"
+
+namespace automodel::nn {
+
+struct LinearSpec {
+  int64_t in = 0;
+  int64_t out = 0;
+  bool bias = false;
+  bool in_out = false;  // the weight is stored [in, out] (GPT-2's Conv1D)
+  float init_std = 0.02f;
+};
+
+class Linear {
+ public:
+  Linear(const std::string& name, const LinearSpec& spec);
+  ops::Projection projection() { return {&weight_, bias_ ? &*bias_ : nullptr, in_out_}; }
+  autograd::Var forward(const autograd::Var& x) { return ops::linear(x, projection()); }
+  Param& weight() { return weight_; }
+  Param* bias() { return bias_ ? &*bias_ : nullptr; }
+
+ private:
+  Param weight_;
+  std::optional<Param> bias_;
+  bool in_out_;
+};
+
+enum class NormKind { kRms, kLayer };
+
+class Norm {
+ public:
+  Norm(const std::string& name, int64_t width, NormKind kind, double eps);
+  autograd::Var forward(const autograd::Var& x);
+  void collect(std::vector<Param*>& out);
+
+ private:
+  Param weight_;
+  std::optional<Param> bias_;
+  float eps_;
+};
+
+struct AttentionSpec {
+  int64_t hidden = 0;
+  ops::HeadLayout layout;
+  bool bias = false;         // of q, k, v
+  bool output_bias = false;  // of o
+  bool head_norm = false;    // RMSNorm of each query and key head before the rotation (Qwen3)
+  double norm_eps = 1e-6;
+  int64_t window = 0;  // sliding window; 0: none
+  float scale = 1;
+  float init_std = 0.02f;
+};
+
+// Separate q_proj, k_proj, v_proj, o_proj with rotary positions (Llama and its relatives).
+class RotaryAttention {
+ public:
+  RotaryAttention(const std::string& prefix, const AttentionSpec& spec, Rope& rope);
+  autograd::Var forward(const autograd::Var& x, const Tokens& tokens);
+  void collect(std::vector<Param*>& out);
+
+ private:
+  AttentionSpec spec_;
+  Rope& rope_;
+  Linear q_, k_, v_, o_;
+  std::optional<Param> q_norm_, k_norm_;
+};
+
+// One fused c_attn and c_proj, absolute positions (GPT-2).
+class FusedAttention {
+ public:
+  FusedAttention(const std::string& prefix, const AttentionSpec& spec, float output_std);
+  autograd::Var forward(const autograd::Var& x, const Tokens& tokens);
+  void collect(std::vector<Param*>& out);
+
+ private:
+  AttentionSpec spec_;
+  Linear qkv_, o_;
+};
+
+struct MlpSpec {
+  int64_t hidden = 0;
+  int64_t inner = 0;
+  bool bias = false;
+  ops::Activation activation = ops::Activation::kSilu;
+  float init_std = 0.02f;
+};
+
+// down(act(gate(x)) * up(x)).
+class GatedMlp {
+ public:
+  GatedMlp(const std::string& prefix, const MlpSpec& spec);
+  autograd::Var forward(const autograd::Var& x);
+  void collect(std::vector<Param*>& out);
+
+ private:
+  Linear gate_, up_, down_;
+  ops::Activation activation_;
+};
+
+// c_proj(act(c_fc(x))) with [in, out] weights (GPT-2).
+class PlainMlp {
+ public:
+  PlainMlp(const std::string& prefix, const MlpSpec& spec, float output_std);
+  autograd::Var forward(const autograd::Var& x);
+  void collect(std::vector<Param*>& out);
+
+ private:
+  Linear in_, out_;
+  ops::Activation activation_;
+};
+
+}  // namespace automodel::nn

@@ -1,0 +1,126 @@
+#include "parallel/unit.h"
+
+#include <utility>
+
+#include "core/error.h"
+#include "ops/kernels.h"
+
+namespace automodel::parallel {
+namespace {
+
+comm::Buffer buffer_of(const Tensor& t) {
+  return {t.raw(), t.numel(), t.dtype()};
+}
+
+}  // namespace
+
+Unit::Unit(std::vector<nn::Param*> params, comm::Communicator& ranks, const UnitOptions& options, Allocator& allocator)
+    : ranks_(ranks),
+      options_(options),
+      allocator_(allocator),
+      layout_(params, options.shard ? ranks.size() : 1),
+      master_(Tensor::zeros({layout_.shard_size()}, DType::kF32, allocator, MemoryClass::kParameters)) {
+  if (options.param_dtype != DType::kF32)
+    compute_ = Tensor::zeros({layout_.shard_size()}, options.param_dtype, allocator, MemoryClass::kParameters);
+}
+
+void Unit::publish() {
+  if (compute_.defined()) ops::kernels(allocator_.device()).cast(compute_, master_);
+}
+
+void Unit::point_values(const Tensor& flat) {
+  for (const Segment& s : layout_.segments()) s.param->value = flat.narrow(s.offset, s.numel).view(s.param->shape);
+}
+
+void Unit::start_gather() {
+  if (usable_ || gathered_.defined()) return;
+  const Tensor& own = compute_.defined() ? compute_ : master_;
+  if (layout_.shards() == 1) return;
+  gathered_ = Tensor::empty({layout_.size()}, options_.param_dtype, allocator_, MemoryClass::kCommunication);
+  gathering_ = ranks_.start_all_gather(buffer_of(gathered_), buffer_of(own));
+}
+
+void Unit::gather() {
+  if (usable_) return;
+  start_gather();
+  gathering_.wait();
+  gathering_ = {};
+  point_values(gathered_.defined() ? gathered_ : compute_.defined() ? compute_ : master_);
+  usable_ = true;
+}
+
+void Unit::release() {
+  if (!gathered_.defined()) return;
+  AM_CHECK(usable_, Fault::kBug, "a unit was released while it is being gathered");
+  for (const Segment& s : layout_.segments()) s.param->value = {};
+  gathered_ = {};
+  usable_ = false;
+}
+
+void Unit::begin_gradients() {
+  if (full_gradient_.defined()) return;
+  // With one shard the whole gradient is the rank's gradient, and the memory of the last step serves again.
+  if (layout_.shards() == 1 && gradient_.defined() && !summed_)
+    full_gradient_ = std::exchange(gradient_, {});
+  else
+    full_gradient_ = Tensor::empty({layout_.size()}, DType::kF32, allocator_, MemoryClass::kGradients);
+  for (const Segment& s : layout_.segments()) {
+    s.param->grad = full_gradient_.narrow(s.offset, s.numel).view(s.param->shape);
+    s.param->has_grad = false;
+  }
+}
+
+// Elements that nothing wrote to count as zero.
+void Unit::complete_gradients() {
+  for (const Segment& s : layout_.segments())
+    if (!s.param->has_grad) zero(s.param->grad);
+  for (auto [begin, end] : layout_.gaps()) zero(full_gradient_.narrow(begin, end - begin));
+}
+
+void Unit::start_reduce() {
+  AM_CHECK(full_gradient_.defined() && !in_flight_, Fault::kBug, "a reduction without gradients");
+  complete_gradients();
+  in_flight_ = true;
+  if (ranks_.size() == 1) return;
+  reduced_ = full_gradient_;
+  if (options_.reduce_dtype != DType::kF32) {
+    reduced_ = Tensor::empty({layout_.size()}, options_.reduce_dtype, allocator_, MemoryClass::kCommunication);
+    ops::kernels(allocator_.device()).cast(reduced_, full_gradient_);
+  }
+  // In place: the rank's slice of the buffer receives the sum.
+  Tensor own = reduced_.narrow(layout_.shard_size() * shard_index(), layout_.shard_size());
+  reducing_ = layout_.shards() == 1
+                  ? ranks_.start_all_reduce(buffer_of(reduced_), comm::Reduce::kSum)
+                  : ranks_.start_reduce_scatter(buffer_of(own), buffer_of(reduced_), comm::Reduce::kSum);
+}
+
+void Unit::finish_reduce() {
+  if (!in_flight_) return;
+  reducing_.wait();
+  reducing_ = {};
+  in_flight_ = false;
+  const auto& k = ops::kernels(allocator_.device());
+  Tensor sum = full_gradient_;
+  if (layout_.shards() > 1) {
+    sum = Tensor::empty({layout_.shard_size()}, DType::kF32, allocator_, MemoryClass::kGradients);
+    k.cast(sum, reduced_.narrow(layout_.shard_size() * shard_index(), layout_.shard_size()));
+  } else if (reduced_.defined() && reduced_.dtype() != DType::kF32) {
+    k.cast(sum, reduced_);
+  }
+  if (summed_) k.add(sum, gradient_, sum);
+  gradient_ = sum;
+  summed_ = true;
+  reduced_ = {};
+  full_gradient_ = {};
+  for (const Segment& s : layout_.segments()) {
+    s.param->grad = {};
+    s.param->has_grad = false;
+  }
+}
+
+void Unit::end_step() {
+  summed_ = false;
+  if (layout_.shards() != 1) gradient_ = {};
+}
+
+}  // namespace automodel::parallel

@@ -1,0 +1,189 @@
+// Tiles of attention: which keys a tile of queries sees, and moving rows between tensors and scratch.
+//
+// Lanes are queries. Scores are kept as S^T [key][query], outputs as O^T [head_dim][query], so that the maximum, the
+// sum and every rescaling of the softmax are plain vector operations, and keys and values are used in the layout they
+// have in memory, whatever the head dimension. Only the queries (and output gradients) are transposed, once per tile.
+#pragma once
+
+#include "ops/cpu/attention_product.h"
+
+namespace automodel::ops::cpu::AUTOMODEL_ISA::attention {
+
+inline constexpr int kTileVectors = kTile / kLanes;
+inline constexpr float kLog2E = 1.44269504f;
+inline constexpr float kLn2 = 0.693147181f;
+
+using HeadTile = float[kTile * kHeadStride];   // [row][head_dim]
+using LaneTile = float[kTile * kTile];         // [key][query]
+using HeadLanes = float[kMaxHeadDim * kTile];  // [head_dim][query]
+
+// Positions [first, first + count) of a row of the batch, as queries.
+struct Queries {
+  int64_t first = 0;
+  int count = 0;
+  int vectors = 0;          // of lanes that hold queries; lanes beyond count repeat the last one's bounds
+  int64_t first_key = 0;    // the first position that a query here sees, rounded down to a multiple of 16
+  int32_t see_from[kTile];  // per lane
+};
+
+// A range of lanes of a tile and the keys [begin, end) of the tile that one of them sees.
+struct Block {
+  int vector = 0;
+  int columns = 0;
+  int begin = 0;
+  int end = 0;
+  bool masked = false;  // some lane does not see some of these keys
+};
+
+// Positions [first, first + count) as keys, seen by a tile of queries.
+struct Keys {
+  int64_t first = 0;
+  int count = 0;
+  bool masked = false;
+  int block_count = 0;
+  Block blocks[kTileVectors];
+};
+
+inline int64_t round_up(int64_t x, int64_t unit) {
+  return (x + unit - 1) / unit * unit;
+}
+inline int64_t tiles(int64_t sequence) {
+  return (sequence + kTile - 1) / kTile;
+}
+
+// Tile `index` of the queries of batch row `row`.
+inline void set_queries(Queries& q, const AttentionArgs& args, int64_t row, int64_t index) {
+  q.first = index * kTile;
+  q.count = static_cast<int>(args.sequence - q.first < kTile ? args.sequence - q.first : kTile);
+  q.vectors = (q.count + kLanes - 1) / kLanes;
+  const int32_t* starts =
+      args.document_start == nullptr ? nullptr : args.document_start->data<int32_t>() + row * args.sequence + q.first;
+  for (int lane = 0; lane < kTile; ++lane) {
+    int used = lane < q.count ? lane : q.count - 1;
+    int64_t from = starts == nullptr ? 0 : starts[used];
+    if (args.window > 0 && q.first + used - args.window + 1 > from) from = q.first + used - args.window + 1;
+    q.see_from[lane] = static_cast<int32_t>(from);
+  }
+  q.first_key = q.see_from[0] / 16 * 16;
+}
+
+// The tiles of keys that `q` sees are first_key_tile(q) .. q.first / kTile.
+inline int64_t first_key_tile(const Queries& q) {
+  return q.first_key / kTile;
+}
+
+// Key tile `index`, as far as q sees it. Its start differs from a multiple of kTile by a multiple of 16, so that blocks
+// end at whole groups of kRows keys or at the last key.
+inline void set_keys(Keys& k, const Queries& q, int64_t index) {
+  auto clamp = [](int64_t x, int64_t high) { return static_cast<int>(x < 0 ? 0 : x > high ? high : x); };
+  k.first = index * kTile > q.first_key ? index * kTile : q.first_key;
+  int64_t end = index * kTile + kTile < q.first + q.count ? index * kTile + kTile : q.first + q.count;
+  k.count = static_cast<int>(end - k.first);
+  k.masked = end - 1 > q.first || k.first < q.see_from[kTile - 1];
+  k.block_count = 0;
+  for (int v = 0; v < q.vectors;) {
+    Block& b = k.blocks[k.block_count++];
+    b.vector = v;
+    b.columns = next_columns(q.vectors - v);
+    b.begin = 0;
+    b.end = k.count;
+    b.masked = false;
+    if (k.masked) {
+      // Narrower blocks, to follow the edge of the mask.
+      b.columns = q.vectors - v < 2 ? 1 : 2;
+      int first = v * kLanes, last = (v + b.columns) * kLanes - 1;
+      b.begin = clamp((q.see_from[first] - k.first) / kRows * kRows, k.count);
+      b.end = clamp(q.first + last + 1 - k.first, k.count);
+      if (b.end < b.begin) b.end = b.begin;
+      b.masked = k.first + b.end - 1 > q.first + first || k.first + b.begin < q.see_from[last];
+    }
+    v += b.columns;
+  }
+}
+
+// All ones in the lanes of vector `v` whose query sees the key at `position`.
+inline VecI sees(const Queries& q, int v, int64_t position) {
+  VecI from, lane;
+  std::memcpy(&from, q.see_from + v * kLanes, sizeof from);
+  for (int j = 0; j < kLanes; ++j) lane[j] = v * kLanes + j;
+  VecI p = VecI{} + static_cast<int32_t>(position);
+  return (p >= from) & (p <= lane + static_cast<int32_t>(q.first));
+}
+
+// `count` rows of head_dim numbers into a tile, filled up with zeros to whole vectors.
+template <class T>
+inline void read_rows(float* tile, const T* from, int64_t stride, int64_t count, int64_t head_dim) {
+  for (int64_t r = 0; r < count; ++r, tile += kHeadStride, from += stride)
+    for (int64_t c = 0; c < head_dim; c += kLanes) store(tile + c, load_n(from + c, head_dim - c));
+}
+
+template <class T>
+inline void write_rows(T* to, int64_t stride, const float* rows, int64_t row_stride, int64_t count, int64_t head_dim,
+                       float factor) {
+  for (int64_t r = 0; r < count; ++r, rows += row_stride, to += stride)
+    for (int64_t c = 0; c < head_dim; c += kLanes) store_n(to + c, load(rows + c) * all(factor), head_dim - c);
+}
+
+// Sum of the products of two rows of tiles.
+inline float dot(const float* a, const float* b, int64_t head_dim) {
+  VecF sums{};
+  for (int64_t c = 0; c < head_dim; c += kLanes) sums += load(a + c) * load(b + c);
+  return sum_lanes(sums);
+}
+
+// lanes[d][query] = rows[query][d] * factor; lanes from `count` to a whole vector become 0.
+inline void rows_to_lanes(float* lanes, const float* rows, int count, int64_t head_dim, float factor) {
+  for (int first = 0; first < count; first += kLanes)
+    for (int64_t d = 0; d < head_dim; d += kLanes) {
+      VecF block[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)
+        block[i] = first + i < count ? load(rows + (first + i) * kHeadStride + d) * all(factor) : VecF{};
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(lanes + (d + i) * kTile + first, block[i]);
+    }
+}
+
+// rows[query][d] = lanes[d][query] * factor[query]
+inline void lanes_to_rows(float* rows, const float* lanes, int count, int64_t head_dim, const float* factor) {
+  for (int first = 0; first < count; first += kLanes) {
+    VecF f = load(factor + first);
+    for (int64_t d = 0; d < head_dim; d += kLanes) {
+      VecF block[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) block[i] = load(lanes + (d + i) * kTile + first) * f;
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(rows + (first + i) * kHeadStride + d, block[i]);
+    }
+  }
+}
+
+// Scores S^T (or dP^T) = rows of `keys` times the lanes of the queries, in the blocks of `k`.
+inline void multiply_scores(float* scores, const Keys& k, const float* keys, const float* lanes, int64_t head_dim) {
+  for (int i = 0; i < k.block_count; ++i) {
+    const Block& b = k.blocks[i];
+    multiply<kHeadStride, 1, kTile, Start::kZero>(b.columns, {.rows = b.end - b.begin,
+                                                              .depth = head_dim,
+                                                              .a = keys + b.begin * kHeadStride,
+                                                              .b = lanes + b.vector * kLanes,
+                                                              .c = scores + b.begin * kTile + b.vector * kLanes,
+                                                              .c_stride = kTile});
+  }
+}
+
+// sum[d][query] (+)= values[key][d] * weights[key][query] over the keys of block b.
+template <Start kStart>
+inline void multiply_values(float* sum, const Block& b, const float* values, const float* weights, int64_t head_dim,
+                            const float* rescale) {
+  multiply<1, kHeadStride, kTile, kStart>(b.columns, {.rows = head_dim,
+                                                      .depth = b.end - b.begin,
+                                                      .a = values + b.begin * kHeadStride,
+                                                      .b = weights + b.begin * kTile + b.vector * kLanes,
+                                                      .c = sum + b.vector * kLanes,
+                                                      .c_stride = kTile,
+                                                      .rescale = rescale + b.vector * kLanes});
+}
+
+}  // namespace automodel::ops::cpu::AUTOMODEL_ISA::attention

@@ -17,6 +17,8 @@ struct Source {
   bool flag = false;
 };
 
+std::shared_ptr<const Source> make_source(std::string_view text, std::string_view name);
+
 // Where a value was written. Without a source it is a default of ours.
 struct Origin {
   std::shared_ptr<const Source> source;
@@ -85,6 +87,8 @@ class Node {
 
   // Sets a key of a map (this node becomes an empty map when it is something else) and returns the value.
   Node& set(std::string key, Node value, Origin key_origin = {});
+  // Adds an entry to a map without looking for the key: the caller knows that it is new.
+  Node& push_entry(Entry entry);
   bool erase(std::string_view key);
 
   const Origin& origin() const { return origin_; }

@@ -322,6 +322,7 @@ class Reader {
     int64_t value = 0;
     const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
     if (error == std::errc()) return Node::integer(value);
+    if (base == 10) return Node::real(std::strtod(text.c_str(), nullptr));
     double real = 0;
     for (const char c : text) {
       if (c != '-') real = real * base + hex_value(c);

@@ -328,7 +328,7 @@ class Walk {
       report_.note({here, "has no effect: " + field->no_effect, "", entry.key_origin});
     }
     if (!field->type) return;
-    if (entry.value.is_null() && (field->null_is_default || schema.null_means_default)) {
+    if (entry.value.is_null() && (field->null_is_default || schema.null_means_default || !field->refused.empty())) {
       if (field->required) damage(here, "missing; this key is required", field->doc, entry.value.origin());
       return;
     }
@@ -420,7 +420,7 @@ class Walk {
       if (found) return {type, found};
       for (const TargetSpec& target : type->schema().targets) {
         known.insert(known.end(), target.names.begin(), target.names.end());
-        shown.push_back(target.names.back());
+        shown.push_back(target.names.front());
       }
     }
     if (!node.is_string()) {
@@ -490,7 +490,7 @@ class Walk {
   void missing_target(const std::vector<const Type*>& structs, const Node& node, const std::string& path) {
     std::vector<std::string> shown;
     for (const Type* type : structs) {
-      for (const TargetSpec& target : type->schema().targets) shown.push_back(target.names.back());
+      for (const TargetSpec& target : type->schema().targets) shown.push_back(target.names.front());
     }
     damage(join(path, "_target_"), "missing; it chooses what this section is",
            fmt::format("one of: {}", joined(shown, ", ")), node.origin());

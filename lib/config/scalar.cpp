@@ -7,6 +7,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 namespace automodel::config {
@@ -49,6 +50,7 @@ std::optional<Node> integer_of(std::string digits, bool negative, int base) {
   const auto [stop, error] = std::from_chars(digits.data(), end, value, base);
   if (stop != end) return std::nullopt;
   if (error == std::errc()) return Node::integer(value);
+  if (base == 10) return Node::real(std::strtod(digits.c_str(), nullptr));
   double real = 0;
   for (const char c : digits) {
     if (c == '-') continue;

@@ -334,6 +334,7 @@ class Fields {
     const size_t offset = offset_of(member);
     for (FieldSpec spec : other.fields) {
       spec.offset += offset;
+      spec.null_is_default = spec.null_is_default || other.null_means_default;
       schema_.fields.push_back(std::move(spec));
     }
     for (CheckSpec check : other.checks) {

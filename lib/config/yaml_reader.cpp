@@ -50,7 +50,8 @@ class Builder : public YAML::EventHandler {
   Node take() { return std::move(root_); }
 
   void OnDocumentStart(const YAML::Mark& mark) override {
-    if (documents_++ > 0) fail_at(at(mark), "a second YAML document", "keep one document per file");
+    if (documents_++ > 0)
+      fail_at(at(mark), "a second YAML document", "keep one document per file; check the indentation of this line");
   }
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
@@ -163,7 +164,8 @@ class Builder : public YAML::EventHandler {
   }
 
   void open(const YAML::Mark& mark, Node node, YAML::anchor_t anchor) {
-    if (wants_key()) fail_at(at(mark), "a key must be text, not a list or a mapping", "quote it if it is text");
+    if (wants_key())
+      fail_at(at(mark), "a key must be text, not a list or a mapping", "close its bracket, or quote it if it is text");
     if (frames_.size() >= kDeepest) too_deep(mark);
     grow(mark, 1);
     node.set_origin(at(mark));
@@ -233,18 +235,38 @@ class Builder : public YAML::EventHandler {
   int documents_ = 0;
 };
 
+class Ignore : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+void parse(std::string_view text, YAML::EventHandler& handler) {
+  std::istringstream stream{std::string(text)};
+  YAML::Parser parser(stream);
+  while (parser.HandleNextDocument(handler)) {
+  }
+}
+
 }  // namespace
 
 Node parse_yaml(std::string_view text, std::string_view name, const Environment& environment) {
   const std::shared_ptr<const Source> source = make_source(text, name);
   AM_CHECK(text.size() <= kMostBytes, Fault::kConfig, "{}: {} bytes; a configuration may have {}", name, text.size(),
            kMostBytes);
-  std::istringstream stream{std::string(text)};
   Builder builder(source, environment);
   try {
-    YAML::Parser parser(stream);
-    while (parser.HandleNextDocument(builder)) {
-    }
+    parse(text, builder);
+    // yaml-cpp closes a quoted text that the end of the file leaves open, unless the last line has no newline.
+    Ignore ignore;
+    parse(text.substr(0, text.find_last_not_of("\r\n") + 1), ignore);
   } catch (const YAML::Exception& error) {
     Origin origin{source, 1, 1};
     if (!error.mark.is_null()) origin = {source, error.mark.line + 1, error.mark.column + 1};

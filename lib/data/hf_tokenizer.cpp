@@ -71,13 +71,16 @@ std::string chat_template_text(const json& config) {
 
 }  // namespace
 
-HfTokenizer::HfTokenizer(std::vector<TokenizerFile> files, const std::string& folder) : files_(std::move(files)) {
+HfTokenizer::HfTokenizer(std::vector<TokenizerFile> files, const std::string& folder,
+                         const TokenizerOverrides& overrides)
+    : files_(std::move(files)) {
   name_ = folder + "/tokenizer.json";
   const TokenizerFile* file = find_file(files_, "tokenizer.json");
   AM_CHECK(file != nullptr, Fault::kData, "{}: there is no tokenizer.json", folder);
   TokenizerJson parsed = parse_tokenizer_json(file->content, name_);
   read(parsed, name_);
   read_settings(folder);
+  apply(overrides);
 }
 
 void HfTokenizer::read(TokenizerJson& parsed, const std::string& file) {
@@ -194,6 +197,29 @@ void HfTokenizer::read_settings(const std::string& folder) {
     settings_.chat_template = chat_template_text(config);
   }
   if (const TokenizerFile* file = find_file(files_, "chat_template.jinja")) settings_.chat_template = file->content;
+}
+
+void HfTokenizer::apply(const TokenizerOverrides& overrides) {
+  auto choose = [&](const char* key, const std::optional<std::string>& token, std::optional<int32_t>& id) {
+    if (!token) return;
+    id = id_of(*token);
+    AM_CHECK(id.has_value(), Fault::kData, "{}: the {} '{}' of the recipe is not in the vocabulary", name_, key,
+             *token);
+  };
+  choose("bos_token", overrides.bos_token, settings_.bos_id);
+  choose("eos_token", overrides.eos_token, settings_.eos_id);
+  auto replace = [&](const char* key, std::optional<bool> add, std::optional<int32_t> id,
+                     std::vector<int32_t>& around) {
+    if (!add) return;
+    AM_CHECK(!*add || id, Fault::kData, "{}: {} is true in the recipe, but the tokenizer names no such token", name_,
+             key);
+    around.clear();
+    if (*add) around.push_back(*id);
+  };
+  replace("add_bos_token", overrides.add_bos_token, settings_.bos_id, before_);
+  replace("add_eos_token", overrides.add_eos_token, settings_.eos_id, after_);
+  settings_.add_bos_token = overrides.add_bos_token.value_or(settings_.add_bos_token);
+  settings_.add_eos_token = overrides.add_eos_token.value_or(settings_.add_eos_token);
 }
 
 std::optional<int32_t> HfTokenizer::id_of(std::string_view token) const {

@@ -16,7 +16,7 @@ namespace automodel::data {
 class HfTokenizer : public Tokenizer {
  public:
   // `files` are the tokenizer's files; one of them is tokenizer.json. `folder` is where they come from, for messages.
-  HfTokenizer(std::vector<TokenizerFile> files, const std::string& folder);
+  HfTokenizer(std::vector<TokenizerFile> files, const std::string& folder, const TokenizerOverrides& overrides);
 
   std::vector<int32_t> encode(std::string_view text, bool add_special) const override;
   std::string decode(std::span<const int32_t> ids, bool skip_special) const override;
@@ -36,6 +36,7 @@ class HfTokenizer : public Tokenizer {
   void read_post_processor(const JsonFields& json);
   void read_template(const JsonFields& json);
   void read_settings(const std::string& folder);
+  void apply(const TokenizerOverrides& overrides);
   std::unique_ptr<Scratch> take_scratch() const;
   void encode_section(std::string_view section, bool first, Scratch& scratch, std::vector<int32_t>& out) const;
 

@@ -19,6 +19,10 @@ using Sink = PreTokenizer::Sink;
 // GPT-2's word pattern (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019).
 constexpr std::string_view kGpt2Words = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+// Runs of word characters (UTS 18, annex C) or of what is neither those nor white space.
+constexpr std::string_view kWordsOrSigns =
+    R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}\s]+)";
+
 // What becomes of the delimiters (the matches) of a split.
 enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
 
@@ -237,7 +241,7 @@ void PreTokenizer::add(const JsonFields& json) {
     bool invert = json.flag_or("invert", false);
     steps_.push_back([=] { return std::make_unique<Splitter>(regex, behavior, invert); });
   } else if (type == "Whitespace") {
-    auto regex = std::make_shared<const Regex>(R"(\w+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\s]+)", json.where());
+    auto regex = std::make_shared<const Regex>(kWordsOrSigns, json.where());
     steps_.push_back([=] { return std::make_unique<Splitter>(regex, Behavior::kRemoved, true); });
   } else if (type == "WhitespaceSplit") {
     steps_.push_back([] { return std::make_unique<CharacterSplitter<is_white_space>>(Behavior::kRemoved); });

@@ -21,10 +21,14 @@ size_t settled_size(std::string_view text) {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
-  if (path == "byte") return make_byte_tokenizer();
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const TokenizerOverrides& overrides) {
+  if (path == "byte")
+    return make_byte_tokenizer({overrides.bos_token, overrides.eos_token, overrides.add_bos_token.value_or(false),
+                                overrides.add_eos_token.value_or(false)});
   AM_CHECK(fs::exists(path), Fault::kData,
-           "{}: no such tokenizer; give a folder with a tokenizer.json, such a file, or 'byte'", path);
+           "{}: no such tokenizer here; give a folder with a tokenizer.json, such a file, or 'byte' (nothing is "
+           "downloaded)",
+           path);
   fs::path folder = fs::is_directory(path) ? fs::path(path) : fs::path(path).parent_path();
   if (folder.empty()) folder = ".";
   fs::path main_file = fs::is_directory(path) ? folder / kFileNames[0] : fs::path(path);
@@ -32,7 +36,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
   std::vector<TokenizerFile> files{{kFileNames[0], read_file(main_file)}};
   for (const char* name : kFileNames)
     if (name != kFileNames[0] && fs::is_regular_file(folder / name)) files.push_back({name, read_file(folder / name)});
-  return std::make_unique<HfTokenizer>(std::move(files), folder.string());
+  return std::make_unique<HfTokenizer>(std::move(files), folder.string(), overrides);
 }
 
 void check_fits(const Tokenizer& tokenizer, int64_t model_vocab_size) {

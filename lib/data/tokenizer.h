@@ -66,10 +66,18 @@ struct ByteTokenizerOptions {
 // tokenizer that encodes the same way.
 std::unique_ptr<Tokenizer> make_byte_tokenizer(const ByteTokenizerOptions& options = {});
 
+// What a recipe may say over a tokenizer's own files.
+struct TokenizerOverrides {
+  std::optional<bool> add_bos_token;  // replaces whatever the files put in front of a text
+  std::optional<bool> add_eos_token;  // and behind it
+  std::optional<std::string> bos_token;
+  std::optional<std::string> eos_token;
+};
+
 // `path`: "byte"; or a Hugging Face tokenizer, that is a folder with a tokenizer.json or such a file, with
 // tokenizer_config.json and special_tokens_map.json read beside it when they are there.
 // BPE models only. Throws Error(kData) naming the file and what is missing, damaged or not supported.
-std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path);
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const TokenizerOverrides& overrides = {});
 
 // Throws Error(kData) when the tokenizer has an id that a model with `model_vocab_size` embeddings cannot take.
 void check_fits(const Tokenizer& tokenizer, int64_t model_vocab_size);

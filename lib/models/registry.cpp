@@ -1,6 +1,6 @@
 #include "models/registry.h"
 
-#include "config/nearest.h"
+#include "config/text.h"
 #include "core/error.h"
 
 namespace automodel::models {

@@ -1,0 +1,52 @@
+#include "train/tokens.h"
+
+#include <numeric>
+
+namespace automodel::train {
+namespace {
+
+Tensor upload(const std::vector<int32_t>& values, Shape shape, Allocator& allocator) {
+  Tensor t = Tensor::empty(shape, DType::kI32, allocator, MemoryClass::kWorkspace);
+  if (!t.device().is_meta()) allocator.copy(t.raw(), values.data(), t.bytes());
+  return t;
+}
+
+// The position within its row at which each token's document begins.
+std::vector<int32_t> document_starts(const data::Batch& batch) {
+  std::vector<int32_t> starts(static_cast<size_t>(batch.rows * batch.cols));
+  for (size_t d = 0; d + 1 < batch.document_bounds.size(); ++d) {
+    int32_t begin = batch.document_bounds[d];
+    for (int32_t i = begin; i < batch.document_bounds[d + 1]; ++i)
+      starts[static_cast<size_t>(i)] = begin % static_cast<int32_t>(batch.cols);
+  }
+  return starts;
+}
+
+}  // namespace
+
+nn::Tokens to_tokens(const data::Batch& batch, Allocator& allocator) {
+  nn::Tokens tokens;
+  tokens.batch = batch.rows;
+  tokens.sequence = batch.cols;
+  Shape flat{batch.rows * batch.cols};
+  tokens.ids = upload(batch.input_ids, flat, allocator);
+  tokens.labels = upload(batch.labels, flat, allocator);
+  tokens.positions = upload(batch.position_ids, flat, allocator);
+  if (!batch.document_bounds.empty())
+    tokens.document_start = upload(document_starts(batch), {batch.rows, batch.cols}, allocator);
+  return tokens;
+}
+
+nn::Tokens to_tokens(std::span<const int32_t> ids, Allocator& allocator) {
+  auto n = static_cast<int64_t>(ids.size());
+  std::vector<int32_t> positions(ids.size());
+  std::iota(positions.begin(), positions.end(), 0);
+  nn::Tokens tokens;
+  tokens.batch = 1;
+  tokens.sequence = n;
+  tokens.ids = upload({ids.begin(), ids.end()}, {n}, allocator);
+  tokens.positions = upload(positions, {n}, allocator);
+  return tokens;
+}
+
+}  // namespace automodel::train

@@ -1,0 +1,75 @@
+#include "train/weights.h"
+
+namespace automodel::train {
+namespace {
+
+std::vector<int64_t> dims_of(const nn::Param& p) { return {p.shape.dims().begin(), p.shape.dims().end()}; }
+
+checkpoint::Region region_of(const engine::StateSlice& s, const std::string& prefix) {
+  return {.name = prefix + s.param->name, .shape = dims_of(*s.param), .begin = s.begin, .end = s.end};
+}
+
+const std::string kExpAvg = "exp_avg/";
+const std::string kExpAvgSq = "exp_avg_sq/";
+const std::string kMaster = "master/";
+
+void add_specs(std::vector<checkpoint::TensorSpec>& out, models::CausalLM& model, const std::string& prefix, DType dtype) {
+  for (const nn::Param* p : model.params()) out.push_back({prefix + p->name, dtype, dims_of(*p)});
+}
+
+}  // namespace
+
+checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& model,
+                                     const checkpoint::TensorSet& source) {
+  std::vector<checkpoint::LoadSlice> slices;
+  for (const engine::StateSlice& s : engine.state()) slices.push_back({region_of(s, ""), DType::kF32, s.master});
+  checkpoint::LoadOptions options;
+  for (const nn::Param* p : model.params()) options.expected.push_back({p->name, dims_of(*p)});
+  if (model.info().tied_head) options.aliases["lm_head.weight"] = model.root_params()[0]->name;
+  auto summary = checkpoint::load(source, slices, options);
+  engine.publish();
+  return summary;
+}
+
+void load_optimizer(engine::Engine& engine, models::CausalLM& model, const checkpoint::TensorSet& source) {
+  bool masters = source.find(kMaster + model.root_params()[0]->name) != nullptr;
+  std::vector<checkpoint::LoadSlice> slices;
+  for (const engine::StateSlice& s : engine.state()) {
+    slices.push_back({region_of(s, kExpAvg), DType::kF32, s.exp_avg});
+    slices.push_back({region_of(s, kExpAvgSq), DType::kF32, s.exp_avg_sq});
+    if (masters) slices.push_back({region_of(s, kMaster), DType::kF32, s.master});
+  }
+  checkpoint::LoadOptions options;
+  std::vector<checkpoint::TensorSpec> specs;
+  for (const auto* prefix : {&kExpAvg, &kExpAvgSq}) add_specs(specs, model, *prefix, DType::kF32);
+  if (masters) add_specs(specs, model, kMaster, DType::kF32);
+  for (auto& spec : specs) options.expected.push_back({spec.name, spec.shape});
+  options.prefixes.clear();
+  checkpoint::load(source, slices, options);
+  engine.publish();
+}
+
+checkpoint::TensorGroup model_group(const engine::Engine& engine, models::CausalLM& model, DType stored, bool writes) {
+  checkpoint::TensorGroup group;
+  add_specs(group.tensors, model, "", stored);
+  if (!writes) return group;
+  for (const engine::StateSlice& s : engine.state()) group.slices.push_back({region_of(s, ""), DType::kF32, s.master});
+  return group;
+}
+
+checkpoint::TensorGroup optimizer_group(const engine::Engine& engine, models::CausalLM& model, DType stored,
+                                        bool writes) {
+  checkpoint::TensorGroup group;
+  bool masters = stored != DType::kF32;
+  for (const auto* prefix : {&kExpAvg, &kExpAvgSq}) add_specs(group.tensors, model, *prefix, DType::kF32);
+  if (masters) add_specs(group.tensors, model, kMaster, DType::kF32);
+  if (!writes) return group;
+  for (const engine::StateSlice& s : engine.state()) {
+    group.slices.push_back({region_of(s, kExpAvg), DType::kF32, s.exp_avg});
+    group.slices.push_back({region_of(s, kExpAvgSq), DType::kF32, s.exp_avg_sq});
+    if (masters) group.slices.push_back({region_of(s, kMaster), DType::kF32, s.master});
+  }
+  return group;
+}
+
+}  // namespace automodel::train

@@ -1,0 +1,25 @@
+// Between the engine's shards and stored tensors: which region of which file each slice is.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "checkpoint/load.h"
+#include "checkpoint/save.h"
+#include "engine/engine.h"
+
+namespace automodel::train {
+
+// Fills the master weights from stored tensors (any float type) and publishes them. Every tensor is accounted for: see
+// checkpoint::load.
+checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& model, const checkpoint::TensorSet& source);
+
+// Fills moments, and exact master weights where the checkpoint has them; publishes.
+void load_optimizer(engine::Engine& engine, models::CausalLM& model, const checkpoint::TensorSet& source);
+
+// What a checkpoint stores of the weights, in `stored` type, and of the optimizer: exp_avg/NAME, exp_avg_sq/NAME, and
+// master/NAME when `stored` is not fp32. `writes`: false on ranks whose slices another rank writes (ddp: all but rank 0).
+checkpoint::TensorGroup model_group(const engine::Engine& engine, models::CausalLM& model, DType stored, bool writes);
+checkpoint::TensorGroup optimizer_group(const engine::Engine& engine, models::CausalLM& model, DType stored, bool writes);
+
+}  // namespace automodel::train

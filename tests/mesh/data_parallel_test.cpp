@@ -1,0 +1,217 @@
+// The same job on 1, 2, 3 and 4 data-parallel ranks (threads), ddp and fsdp2 (ARCHITECTURE law 2).
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/rng.h"
+#include "support/engine_fixture.h"
+#include "support/run_mesh.h"
+
+using namespace automodel;
+
+namespace {
+
+const char* const kLlama = R"({"model_type": "llama", "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40,
+  "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true,
+  "max_position_embeddings": 64, "initializer_range": 0.2})";
+const char* const kGpt2 = R"({"model_type": "gpt2", "vocab_size": 53, "n_embd": 20, "n_layer": 2, "n_head": 2,
+  "n_positions": 32, "initializer_range": 0.2, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0})";
+
+constexpr int64_t kGlobalBatch = 24;
+constexpr int64_t kLength = 13;
+constexpr int64_t kAccumulation = 2;
+
+struct Job {
+  const char* config = kLlama;
+  int ranks = 1;
+  engine::EngineOptions options;
+  int steps = 20;
+};
+
+struct Trace {
+  std::vector<double> losses;
+  std::vector<float> norms;
+  std::map<std::string, std::vector<float>> weights;
+};
+
+// Sample `position` of step `step`: ragged label counts, and every sample at an odd multiple of 4 is without any label
+// (with 4 ranks, a whole microbatch of one of them is).
+std::pair<std::vector<int32_t>, std::vector<int32_t>> sample(int step, int64_t position, int vocab) {
+  Random random(7, hash_name("sample " + std::to_string(step) + " " + std::to_string(position)));
+  std::vector<int32_t> ids, labels;
+  int64_t ignored = position % 4 == 1 ? kLength : static_cast<int64_t>(random.below(kLength, 1000));
+  for (int64_t t = 0; t < kLength; ++t) {
+    ids.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(vocab), static_cast<uint64_t>(t))));
+    auto next = static_cast<int32_t>(random.below(static_cast<uint64_t>(vocab), static_cast<uint64_t>(t) + 1));
+    labels.push_back(t < ignored ? -100 : next);
+  }
+  return {ids, labels};
+}
+
+std::vector<nn::Tokens> microbatches(int step, int rank, int ranks, int vocab) {
+  int64_t local = kGlobalBatch / (kAccumulation * ranks);
+  std::vector<nn::Tokens> out;
+  for (int64_t a = 0; a < kAccumulation; ++a) {
+    std::vector<int32_t> ids, labels;
+    for (int64_t i = 0; i < local; ++i) {
+      auto [x, y] = sample(step, ranks * (a * local + i) + rank, vocab);
+      ids.insert(ids.end(), x.begin(), x.end());
+      labels.insert(labels.end(), y.begin(), y.end());
+    }
+    out.push_back(support::make_tokens(local, kLength, ids, labels));
+  }
+  return out;
+}
+
+int64_t label_count(int step, int vocab) {
+  int64_t n = 0;
+  for (int64_t p = 0; p < kGlobalBatch; ++p) {
+    auto labels = sample(step, p, vocab).second;
+    n += std::ranges::count_if(labels, [](int32_t l) { return l >= 0; });
+  }
+  return n;
+}
+
+void train(const Job& job, comm::World& world, Trace& trace, std::mutex& mutex) {
+  auto allocator = make_cpu_allocator();
+  auto model = models::build(config::parse_json(job.config, "config.json"));
+  engine::Engine engine(*model, world.global(), *allocator, job.options);
+  engine.initialise(42);
+  auto vocab = static_cast<int>(model->info().vocab_size);
+  for (int step = 0; step < job.steps; ++step) {
+    auto batches = microbatches(step, world.rank(), world.size(), vocab);
+    auto result = engine.step({batches, label_count(step, vocab), 3e-3, 0.1});
+    if (!world.is_main()) continue;
+    trace.losses.push_back(result.loss);
+    trace.norms.push_back(result.grad_norm);
+  }
+  std::lock_guard lock(mutex);
+  for (const auto& s : engine.state()) {
+    auto& whole = trace.weights[s.param->name];
+    whole.resize(static_cast<size_t>(s.param->shape.numel()));
+    std::copy(s.master, s.master + (s.end - s.begin), whole.begin() + s.begin);
+  }
+}
+
+Trace run(const Job& job) {
+  Trace trace;
+  std::mutex mutex;
+  test::run_mesh(job.ranks, [&](comm::World& world) { train(job, world, trace, mutex); });
+  return trace;
+}
+
+engine::EngineOptions options(bool shard, DType param = DType::kF32) {
+  engine::EngineOptions o;
+  o.unit = {shard, param, DType::kF32};
+  o.adam = {.decoupled = true, .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1};
+  o.max_grad_norm = 0.5;  // below the norms seen: clipping acts in every step
+  return o;
+}
+
+void check_close(const Trace& a, const Trace& b) {
+  REQUIRE(a.losses.size() == b.losses.size());
+  CHECK(std::abs(a.losses[0] - b.losses[0]) <= 1e-6 * b.losses[0]);
+  for (size_t i = 0; i < a.losses.size(); ++i) {
+    CAPTURE(i);
+    CHECK(std::abs(a.losses[i] - b.losses[i]) <= 1e-5 * b.losses[i]);
+    CHECK(std::abs(a.norms[i] - b.norms[i]) <= 1e-4 * b.norms[i]);
+  }
+}
+
+void check_identical(const Trace& a, const Trace& b) {
+  CHECK(a.losses == b.losses);
+  CHECK(a.norms == b.norms);
+  REQUIRE(a.weights.size() == b.weights.size());
+  for (const auto& [name, values] : a.weights) {
+    CAPTURE(name);
+    CHECK(std::memcmp(values.data(), b.weights.at(name).data(), values.size() * sizeof(float)) == 0);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("2, 3 and 4 ranks of ddp and fsdp2 train as one rank does, and ddp equals fsdp2 bit for bit") {
+  for (const char* config : {kLlama, kGpt2}) {
+    Trace one = run({config, 1, options(true)});
+    CHECK(one.norms[0] > 0.5);
+    CHECK(one.losses.back() != one.losses.front());
+    for (int ranks : {2, 3, 4}) {
+      CAPTURE(ranks);
+      Trace fsdp = run({config, ranks, options(true)});
+      Trace ddp = run({config, ranks, options(false)});
+      check_close(fsdp, one);
+      check_identical(ddp, fsdp);
+    }
+  }
+}
+
+TEST_CASE("one rank gives the same bits as ddp and as fsdp2") {
+  check_identical(run({kLlama, 1, options(true)}), run({kLlama, 1, options(false)}));
+}
+
+TEST_CASE("repetition, prefetch, resharding and activation checkpointing do not change a bit") {
+  for (DType param : {DType::kF32, DType::kBF16}) {
+    Trace base = run({kLlama, 2, options(true, param), 6});
+    check_identical(base, run({kLlama, 2, options(true, param), 6}));
+    auto no_prefetch = options(true, param);
+    no_prefetch.prefetch = 0;
+    check_identical(base, run({kLlama, 2, no_prefetch, 6}));
+    auto deep = options(true, param);
+    deep.prefetch = 3;
+    check_identical(base, run({kLlama, 2, deep, 6}));
+    for (bool reshard : {false, true}) {
+      auto o = options(true, param);
+      o.reshard_after_forward = reshard;
+      check_identical(base, run({kLlama, 2, o, 6}));
+    }
+    auto checkpointed = options(true, param);
+    checkpointed.activation_checkpointing = true;
+    check_identical(base, run({kLlama, 2, checkpointed, 6}));
+  }
+}
+
+TEST_CASE("reducing after every microbatch gives the same training within rounding") {
+  Trace deferred = run({kLlama, 2, options(true)});
+  auto eager = options(true);
+  eager.defer_reduce = false;
+  Trace every = run({kLlama, 2, eager});
+  check_close(every, deferred);
+  eager.unit.shard = false;
+  check_identical(run({kLlama, 2, eager}), every);
+}
+
+TEST_CASE("bf16 compute trains close to fp32, and ddp equals fsdp2 in bf16 too") {
+  Trace exact = run({kLlama, 2, options(true)});
+  Trace bf16 = run({kLlama, 2, options(true, DType::kBF16)});
+  for (size_t i = 0; i < exact.losses.size(); ++i) CHECK(std::abs(bf16.losses[i] - exact.losses[i]) < 0.02 * exact.losses[i]);
+  check_identical(run({kLlama, 2, options(false, DType::kBF16)}), bf16);
+}
+
+TEST_CASE("gradients reduced in bf16 agree between ddp and fsdp2") {
+  auto o = options(true, DType::kBF16);
+  o.unit.reduce_dtype = DType::kBF16;
+  Trace fsdp = run({kLlama, 2, o, 6});
+  o.unit.shard = false;
+  check_identical(run({kLlama, 2, o, 6}), fsdp);
+}
+
+TEST_CASE("a step without any label changes no gradient and is counted") {
+  test::run_mesh(2, [](comm::World& world) {
+    auto allocator = make_cpu_allocator();
+    auto model = models::build(config::parse_json(kLlama, "config.json"));
+    engine::Engine engine(*model, world.global(), *allocator, options(true));
+    engine.initialise(1);
+    std::vector<int32_t> ids(6, 3), labels(6, -100);
+    nn::Tokens tokens = support::make_tokens(1, 6, ids, labels);
+    auto result = engine.step({std::span(&tokens, 1), 0, 1e-3, 0});
+    CHECK(result.loss == 0);
+    CHECK(result.grad_norm == 0);
+    CHECK(engine.updates() == 1);
+  });
+}

@@ -1,6 +1,9 @@
-// Forward attention: each task is one tile of queries of one head, which walks over the tiles of keys that it sees with
-// the online softmax of FlashAttention. Tasks write disjoint outputs, so nothing depends on the number of threads.
-// Scores are kept in units of log 2 (the queries are scaled by log2(e) with the softmax scale) so that exp is exp2.
+// Forward attention: each task takes a few panels (a tile of queries of one head) of one key/value head and walks over
+// the tiles of keys that they see, with the online softmax of FlashAttention. Tasks write disjoint outputs and a panel
+// does the same whatever its company, so nothing depends on the number of threads.
+// Scores become units of log 2 with the softmax scale, so that exp is exp2.
+#include <omp.h>
+
 #include <cfloat>
 #include <cmath>
 
@@ -11,91 +14,160 @@ namespace automodel::ops::cpu::AUTOMODEL_ISA {
 namespace attention {
 namespace {
 
+// Panels of a task: they share each tile of keys and values, whose rows lie too far apart in memory to be read at the
+// speed of the arithmetic.
+constexpr int kPanels = 4;
+
+struct Panel {
+  HeadLanes queries;
+  HeadLanes sum;  // of weights times values, not yet divided by total
+  float highest[kTile];
+  float total[kTile];
+  Queries q;
+  int64_t head;
+};
+
 struct Work {
   alignas(64) HeadTile keys;
   HeadTile values;
-  HeadLanes queries;
-  HeadLanes sum;
   LaneTile scores;
-  float highest[kTile];
-  float total[kTile];
   float rescale[kTile];
-  Queries q;
-  Keys k;
+  Panel panels[kPanels];
 };
 
-// Replaces the scores of one vector of lanes of a block by weights, and moves highest, total and rescale on.
-template <bool kMasked>
-void soften(Work& w, const Block& b, int v) {
+// Replaces the scores of one vector of lanes of a block by weights (words across rows, from the row of b.begin on), and
+// moves highest, total and rescale on. `scale`: from scores to units of log 2.
+template <class T, bool kMasked>
+void soften(Work& w, Panel& p, const Keys& k, const Block& b, int v, VecF scale) {
   float* scores = w.scores + v * kLanes;
-  VecF old = load(w.highest + v * kLanes);
+  VecF old = load(p.highest + v * kLanes);
   VecF highest = old;
   for (int r = b.begin; r < b.end; ++r) {
-    VecF s = load(scores + r * kTile);
-    if constexpr (kMasked) s = sees(w.q, v, w.k.first + r) ? s : all(-FLT_MAX);
+    VecF s = load(scores + r * kTile) * scale;
+    if constexpr (kMasked) s = sees(p.q, v, k.first + r) ? s : all(-FLT_MAX);
     highest = larger(highest, s);
   }
   VecF rescale = exp2(old - highest);
   VecF total{};
-  for (int r = b.begin; r < b.end; ++r) {
-    VecF p = exp2(load(scores + r * kTile) - highest);
-    if constexpr (kMasked) p = sees(w.q, v, w.k.first + r) ? p : VecF{};
-    total += p;
-    store(scores + r * kTile, p);
+  auto weight = [&](int r) {
+    VecF x = exp2(load(scores + r * kTile) * scale - highest);
+    if constexpr (kMasked) x = sees(p.q, v, k.first + r) ? x : VecF{};
+    total += x;
+    return x;
+  };
+  float* to = scores + b.begin * kTile;
+  for (int r = b.begin; r < b.end; r += kWord<T>, to += kTile) {
+    VecF x = weight(r);
+#if defined(__AVX512BF16__)
+    if constexpr (kWord<T> == 2) x = words(x, r + 1 < b.end ? weight(r + 1) : VecF{});
+#endif
+    store(to, x);
   }
-  store(w.highest + v * kLanes, highest);
-  store(w.total + v * kLanes, load(w.total + v * kLanes) * rescale + total);
+  store(p.highest + v * kLanes, highest);
+  store(p.total + v * kLanes, load(p.total + v * kLanes) * rescale + total);
   store(w.rescale + v * kLanes, rescale);
 }
 
+// Takes key tile `tile`, whose rows from position `base` on lie in w.keys and w.values, into a panel.
 template <class T>
-void forward_tile(Work& w, const T* rows, float* lse, T* out, int64_t head, const AttentionArgs& args) {
+void add_tile(Work& w, Panel& p, int64_t tile, int64_t base, const AttentionArgs& args) {
+  int64_t head_dim = args.layout.head_dim;
+  VecF scale = all(args.scale * kLog2E);
+  Keys k;
+  set_keys(k, p.q, tile);
+  const float* keys = w.keys + (k.first - base) * kHeadStride;
+  const float* values = w.values + (k.first - base) / kWord<T> * kHeadStride;
+  multiply_scores<T>(w.scores, k, keys, p.queries, head_dim);
+  for (int i = 0; i < k.block_count; ++i) {
+    const Block& b = k.blocks[i];
+    if (b.begin == b.end) continue;
+    for (int v = b.vector; v < b.vector + b.columns; ++v) {
+      if (b.masked)
+        soften<T, true>(w, p, k, b, v, scale);
+      else
+        soften<T, false>(w, p, k, b, v, scale);
+    }
+    multiply_values<T, Start::kRescale>(p.sum, b, values, w.scores, head_dim, w.rescale);
+  }
+}
+
+// The tensors of one call, at the first token of one row of the batch.
+template <class T>
+struct Row {
+  const T* qkv;
+  T* out;
+  float* lse;
+};
+
+template <class T>
+void start_panel(Work& w, Panel& p, const Row<T>& row, const AttentionArgs& args) {
+  int64_t d = args.layout.head_dim, width = args.layout.width();
+  read_rows(w.keys, row.qkv + p.q.first * width + p.head * d, width, p.q.count, d);
+  rows_to_lanes(p.queries, w.keys, p.q.count, word_count<T>(d));
+  for (int i = 0; i < kTile; ++i) p.highest[i] = -FLT_MAX, p.total[i] = 0;
+  std::memset(p.sum, 0, sizeof(float) * d * kTile);
+}
+
+template <class T>
+void finish_panel(Work& w, const Panel& p, const Row<T>& row, const AttentionArgs& args) {
+  int64_t d = args.layout.head_dim, stride = args.layout.heads * d;
+  float* lse = row.lse + p.head * args.sequence + p.q.first;
+  for (int i = 0; i < p.q.count; ++i) {
+    lse[i] = p.highest[i] * kLn2 + std::log(p.total[i]);
+    w.rescale[i] = 1 / p.total[i];
+  }
+  lanes_to_rows(w.keys, p.sum, p.q.count, d, w.rescale);
+  write_rows(row.out + p.q.first * stride + p.head * d, stride, w.keys, kHeadStride, p.q.count, d, 1);
+}
+
+// The first `count` panels of w, which are of key/value head `kv` and in ascending order.
+template <class T>
+void forward_panels(Work& w, const Row<T>& row, const AttentionArgs& args, int64_t kv, int count) {
   const HeadLayout& layout = args.layout;
-  int64_t d = layout.head_dim, width = layout.width(), kv = head / (layout.heads / layout.kv_heads);
-  const T* keys = rows + (layout.heads + kv) * d;
+  int64_t d = layout.head_dim, width = layout.width();
+  const Queries &earliest = w.panels[0].q, &latest = w.panels[count - 1].q;
+  for (int i = 0; i < count; ++i) start_panel(w, w.panels[i], row, args);
+  const T* keys = row.qkv + (layout.heads + kv) * d;
   const T* values = keys + layout.kv_heads * d;
-
-  read_rows(w.keys, rows + w.q.first * width + head * d, width, w.q.count, d);
-  rows_to_lanes(w.queries, w.keys, w.q.count, d, args.scale * kLog2E);
-  for (int i = 0; i < kTile; ++i) w.highest[i] = -FLT_MAX, w.total[i] = 0;
-  std::memset(w.sum, 0, sizeof(float) * d * kTile);
-
-  for (int64_t tile = first_key_tile(w.q); tile <= w.q.first / kTile; ++tile) {
-    set_keys(w.k, w.q, tile);
-    read_rows(w.keys, keys + w.k.first * width, width, w.k.count, d);
-    read_rows(w.values, values + w.k.first * width, width, w.k.count, d);
-    multiply_scores(w.scores, w.k, w.keys, w.queries, d);
-    for (int i = 0; i < w.k.block_count; ++i) {
-      const Block& b = w.k.blocks[i];
-      if (b.begin == b.end) continue;
-      for (int v = b.vector; v < b.vector + b.columns; ++v) b.masked ? soften<true>(w, b, v) : soften<false>(w, b, v);
-      multiply_values<Start::kRescale>(w.sum, b, w.values, w.scores, d, w.rescale);
+  int64_t end = latest.first + latest.count;
+  for (int64_t tile = first_key_tile(earliest); tile <= latest.first / kTile; ++tile) {
+    int64_t base = tile * kTile > earliest.first_key ? tile * kTile : earliest.first_key;
+    int64_t rows = (tile + 1) * kTile < end ? (tile + 1) * kTile - base : end - base;
+    read_rows(w.keys, keys + base * width, width, rows, d);
+    read_row_pairs(w.values, values + base * width, width, rows, d);
+    for (int i = 0; i < count; ++i) {
+      Panel& p = w.panels[i];
+      if (tile >= first_key_tile(p.q) && tile <= p.q.first / kTile) add_tile<T>(w, p, tile, base, args);
     }
   }
-
-  for (int i = 0; i < w.q.count; ++i) {
-    lse[i] = w.highest[i] * kLn2 + std::log(w.total[i]);
-    w.rescale[i] = 1 / w.total[i];
-  }
-  lanes_to_rows(w.keys, w.sum, w.q.count, d, w.rescale);
-  write_rows(out, layout.heads * d, w.keys, kHeadStride, w.q.count, d, 1);
+  for (int i = 0; i < count; ++i) finish_panel(w, w.panels[i], row, args);
 }
 
 template <class T>
 void forward(const Tensor& out, const Tensor& lse, const Tensor& qkv, const AttentionArgs& args) {
-  const T* in = qkv.data<T>();
-  T* to = out.data<T>();
-  float* sums = lse.data<float>();
-  int64_t sequence = args.sequence, heads = args.layout.heads;
-  int64_t units = args.batch * heads, count = units * tiles(sequence);
+  const HeadLayout& layout = args.layout;
+  const Row<T> start{qkv.data<T>(), out.data<T>(), lse.data<float>()};
+  int64_t sequence = args.sequence, group = layout.heads / layout.kv_heads;
+  int64_t units = args.batch * layout.kv_heads, panels = tiles(sequence) * group;
+  // Large tasks, but several for each thread.
+  int64_t share = units * panels / (4 * omp_get_max_threads());
+  int64_t size = share < 1 ? 1 : share > kPanels ? kPanels : share, tasks = (panels + size - 1) / size;
 #pragma omp parallel for schedule(dynamic)
-  for (int64_t task = 0; task < count; ++task) {
-    // The late tiles see the most keys: first, so that the threads end together.
-    int64_t tile = tiles(sequence) - 1 - task / units, row = task % units / heads, head = task % heads;
+  for (int64_t task = 0; task < units * tasks; ++task) {
+    // Head by head, so that its keys and values stay in cache; the late tiles, which see the most keys, first, so that
+    // the threads end together.
+    int64_t unit = task / tasks, first = (tasks - 1 - task % tasks) * size;
+    int64_t row = unit / layout.kv_heads, kv = unit % layout.kv_heads, token = row * sequence;
+    // Panel i is query tile i / group of head i % group of the group.
+    int count = static_cast<int>(panels - first < size ? panels - first : size);
     Work& w = *static_cast<Work*>(scratch(ScratchSlot::kAttention, sizeof(Work)));
-    set_queries(w.q, args, row, tile);
-    forward_tile(w, in + row * sequence * args.layout.width(), sums + (row * heads + head) * sequence + w.q.first,
-                 to + ((row * sequence + w.q.first) * heads + head) * args.layout.head_dim, head, args);
+    for (int i = 0; i < count; ++i) {
+      w.panels[i].head = kv * group + (first + i) % group;
+      set_queries(w.panels[i].q, args, row, (first + i) / group);
+    }
+    Row<T> at{start.qkv + token * layout.width(), start.out + token * layout.heads * layout.head_dim,
+              start.lse + token * layout.heads};
+    forward_panels(w, at, args, kv, count);
   }
 }
 

@@ -16,20 +16,38 @@ namespace automodel::ops::cpu::AUTOMODEL_ISA {
 namespace attention {
 namespace {
 
-struct Work {
-  alignas(64) HeadTile keys;
-  HeadTile values;
-  HeadTile query_rows;
-  HeadTile gradient_rows;  // of the output
-  HeadLanes query_lanes;   // times scale * log2(e)
-  HeadLanes gradient_lanes;
+// A tile of queries of one head. "Pairs": words across rows (attention_tile.h); with fp32 words that is no difference.
+struct Panel {
+  HeadTile query_pairs;
+  HeadTile gradient_pairs;  // of the output
+  HeadLanes queries;
+  HeadLanes gradients;       // of the output
   HeadLanes query_gradient;  // dQ^T / scale
-  LaneTile weights;          // scores, then P^T
-  LaneTile slopes;           // dP^T, then dS^T
   float lse[kTile];          // in units of log 2
   float delta[kTile];
   Queries q;
+  int64_t head;
+};
+
+// Panels that share each tile of keys, whose rows lie too far apart in memory to be read at the speed of the
+// arithmetic.
+constexpr int kPanels = 4;
+
+// As many as stay in a level-2 cache.
+int panel_count(int64_t head_dim) {
+  return head_dim <= 64 ? kPanels : head_dim <= 128 ? kPanels / 2 : 1;
+}
+
+struct Work {
+  alignas(64) HeadTile keys;
+  HeadTile key_pairs;  // unused with fp32 words
+  HeadTile values;
+  LaneTile scores;      // S^T, then P^T in words along the row
+  LaneTile slopes;      // dP^T, then dS^T in words across rows
+  LaneTile slope_rows;  // dS^T in words along the row; unused with fp32 words
+  float factor[kTile];
   Keys k;
+  Panel panels[kPanels];
 };
 
 // The arguments of one call with one element type, and where in them a tile of rows starts.
@@ -53,80 +71,130 @@ struct Call {
 };
 
 template <class T>
-void read_queries(Work& w, const Call<T>& call, int64_t row, int64_t head) {
-  int64_t d = call.layout().head_dim, token = call.token(row, w.q.first);
-  int64_t from = token * call.out_width() + head * d;
-  read_rows(w.gradient_rows, call.out + from, call.out_width(), w.q.count, d);
-  // w.gradient_rows holds the output until delta is known.
-  read_rows(w.query_rows, call.dout + from, call.out_width(), w.q.count, d);
-  const float* lse = call.lse + (row * call.layout().heads + head) * call.args.sequence + w.q.first;
+void read_panel(Work& w, Panel& p, const Call<T>& call, int64_t row) {
+  int64_t d = call.layout().head_dim, token = call.token(row, p.q.first), words = word_count<T>(d);
+  int64_t width = call.width(), out_width = call.out_width(), from = token * out_width + p.head * d;
+  const T* queries = call.qkv + token * width + p.head * d;
+  const float* lse = call.lse + (row * call.layout().heads + p.head) * call.args.sequence + p.q.first;
   for (int i = 0; i < kTile; ++i) {
-    w.delta[i] = i < w.q.count ? dot(w.query_rows + i * kHeadStride, w.gradient_rows + i * kHeadStride, d) : 0;
-    w.lse[i] = i < w.q.count ? lse[i] * kLog2E : 0;
+    bool used = i < p.q.count;
+    p.delta[i] = used ? dot(call.dout + from + i * out_width, call.out + from + i * out_width, d) : 0;
+    p.lse[i] = used ? lse[i] * kLog2E : 0;
   }
-  read_rows(w.gradient_rows, call.dout + from, call.out_width(), w.q.count, d);
-  read_rows(w.query_rows, call.qkv + token * call.width() + head * d, call.width(), w.q.count, d);
-  rows_to_lanes(w.gradient_lanes, w.gradient_rows, w.q.count, d, 1);
-  rows_to_lanes(w.query_lanes, w.query_rows, w.q.count, d, call.args.scale * kLog2E);
+  read_row_pairs(p.query_pairs, queries, width, p.q.count, d);
+  read_row_pairs(p.gradient_pairs, call.dout + from, out_width, p.q.count, d);
+  if constexpr (kWord<T> == 1) {
+    rows_to_lanes(p.queries, p.query_pairs, p.q.count, words);
+    rows_to_lanes(p.gradients, p.gradient_pairs, p.q.count, words);
+  } else {
+    read_rows(w.keys, queries, width, p.q.count, d);
+    rows_to_lanes(p.queries, w.keys, p.q.count, words);
+    read_rows(w.keys, call.dout + from, out_width, p.q.count, d);
+    rows_to_lanes(p.gradients, w.keys, p.q.count, words);
+  }
+}
+
+// `count` keys from position `first` on.
+template <class T>
+void read_keys(Work& w, const Call<T>& call, int64_t row, int64_t kv, int64_t first, int64_t count) {
+  int64_t d = call.layout().head_dim, width = call.width();
+  const T* from = call.qkv + call.token(row, first) * width;
+  read_rows(w.keys, from + call.key_column(kv), width, count, d);
+  read_rows(w.values, from + call.value_column(kv), width, count, d);
+  if constexpr (kWord<T> == 2) read_row_pairs(w.key_pairs, from + call.key_column(kv), width, count, d);
+}
+
+// Turns one vector of lanes of a block of scores and slopes into P^T and dS^T.
+template <class T, bool kMasked>
+void weigh(Work& w, const Panel& p, const Block& b, int v, VecF scale) {
+  VecF lse = load(p.lse + v * kLanes), delta = load(p.delta + v * kLanes);
+  float* scores = w.scores + v * kLanes;
+  float* slopes = w.slopes + v * kLanes;
+  auto weight = [&](int r) {
+    VecF x = exp2(load(scores + r * kTile) * scale - lse);
+    if constexpr (kMasked) x = sees(p.q, v, w.k.first + r) ? x : VecF{};
+    return x;
+  };
+  auto slope = [&](int r, VecF x) { return x * (load(slopes + r * kTile) - delta); };
+  if constexpr (kWord<T> == 1) {
+    for (int r = b.begin; r < b.end; ++r) {
+      VecF x = weight(r);
+      store(slopes + r * kTile, slope(r, x));
+      store(scores + r * kTile, x);
+    }
+  }
+#if defined(__AVX512BF16__)
+  if constexpr (kWord<T> == 2) {
+    // In place: vector v of a row of scores becomes words of vector v / 2, which is no longer needed; of slopes, row r
+    // becomes words of a row before it.
+    constexpr int kHalf = kLanes / 2;
+    float* to = slopes + b.begin * kTile;
+    for (int r = b.begin; r < b.end; r += 2, to += kTile) {
+      VecF x = weight(r), ds = slope(r, x), next = VecF{};
+      store_words(w.scores + r * kTile + v * kHalf, x);
+      store_words(w.slope_rows + r * kTile + v * kHalf, ds);
+      if (r + 1 < b.end) {
+        x = weight(r + 1), next = slope(r + 1, x);
+        store_words(w.scores + (r + 1) * kTile + v * kHalf, x);
+        store_words(w.slope_rows + (r + 1) * kTile + v * kHalf, next);
+      }
+      store(to, words(ds, next));
+    }
+  }
+#endif
+}
+
+// P^T and dS^T of the tile pair (p.q, w.k), in its blocks. w.keys and w.values start at position `base`.
+template <class T>
+void weigh_tile(Work& w, const Panel& p, int64_t base, const AttentionArgs& args) {
+  int64_t d = args.layout.head_dim, offset = (w.k.first - base) * kHeadStride;
+  multiply_scores<T>(w.scores, w.k, w.keys + offset, p.queries, d);
+  multiply_scores<T>(w.slopes, w.k, w.values + offset, p.gradients, d);
+  VecF scale = all(args.scale * kLog2E);
+  for (int i = 0; i < w.k.block_count; ++i) {
+    const Block& b = w.k.blocks[i];
+    for (int v = b.vector; v < b.vector + b.columns; ++v) {
+      if (b.masked)
+        weigh<T, true>(w, p, b, v, scale);
+      else
+        weigh<T, false>(w, p, b, v, scale);
+    }
+  }
 }
 
 template <class T>
-void read_keys(Work& w, const Call<T>& call, int64_t row, int64_t kv) {
-  const T* from = call.qkv + call.token(row, w.k.first) * call.width();
-  read_rows(w.keys, from + call.key_column(kv), call.width(), w.k.count, call.layout().head_dim);
-  read_rows(w.values, from + call.value_column(kv), call.width(), w.k.count, call.layout().head_dim);
-}
-
-template <bool kMasked>
-void weigh(Work& w, const Block& b, int v) {
-  VecF lse = load(w.lse + v * kLanes), delta = load(w.delta + v * kLanes);
-  for (int r = b.begin; r < b.end; ++r) {
-    float* weight = w.weights + r * kTile + v * kLanes;
-    float* slope = w.slopes + r * kTile + v * kLanes;
-    VecF p = exp2(load(weight) - lse);
-    if constexpr (kMasked) p = sees(w.q, v, w.k.first + r) ? p : VecF{};
-    store(weight, p);
-    store(slope, p * (load(slope) - delta));
-  }
-}
-
-// P^T and dS^T of the tile pair (w.q, w.k), in its blocks.
-void weigh_tile(Work& w, int64_t head_dim) {
-  multiply_scores(w.weights, w.k, w.keys, w.query_lanes, head_dim);
-  multiply_scores(w.slopes, w.k, w.values, w.gradient_lanes, head_dim);
-  for (int i = 0; i < w.k.block_count; ++i) {
-    const Block& b = w.k.blocks[i];
-    for (int v = b.vector; v < b.vector + b.columns; ++v) b.masked ? weigh<true>(w, b, v) : weigh<false>(w, b, v);
-  }
-}
-
-void add_query_gradient(Work& w, int64_t head_dim) {
+void add_query_gradient(const Work& w, Panel& p, int64_t base, int64_t head_dim) {
+  const float* keys = (kWord<T> == 1 ? w.keys : w.key_pairs) + (w.k.first - base) / kWord<T> * kHeadStride;
   for (int i = 0; i < w.k.block_count; ++i)
-    multiply_values<Start::kKeep>(w.query_gradient, w.k.blocks[i], w.keys, w.slopes, head_dim, w.delta);
+    multiply_values<T, Start::kKeep>(p.query_gradient, w.k.blocks[i], keys, w.slopes, head_dim, nullptr);
 }
 
 // Adds lanes [first, last) of `weights` times the rows of the queries to keys [begin, end) of a gradient.
+template <class T>
 void add_rows(float* gradient, int64_t stride, const float* weights, const float* rows, int begin, int end, int first,
               int last) {
   int vectors = static_cast<int>(stride / kLanes);
   for (int v = 0; v < vectors;) {
     int columns = next_columns(vectors - v);
-    multiply<kTile, 1, kHeadStride, Start::kKeep>(columns, {.rows = end - begin,
-                                                            .depth = last - first,
-                                                            .a = weights + begin * kTile + first,
-                                                            .b = rows + first * kHeadStride + v * kLanes,
-                                                            .c = gradient + begin * stride + v * kLanes,
-                                                            .c_stride = stride});
+    multiply<kWord<T>, kTile, 1, kHeadStride, Start::kKeep>(columns,
+                                                            {.rows = end - begin,
+                                                             .depth = word_count<T>(last - first),
+                                                             .a = weights + begin * kTile + first / kWord<T>,
+                                                             .b = rows + first / kWord<T> * kHeadStride + v * kLanes,
+                                                             .c = gradient + begin * stride + v * kLanes,
+                                                             .c_stride = stride});
     v += columns;
   }
 }
 
-// Adds to dK / scale and dV of the keys of w.k, whose first rows are at dk and dv.
-void add_key_gradients(Work& w, float* dk, float* dv, int64_t stride) {
+// Adds to dK / scale and dV, whose rows of w.k.first are at dk and dv.
+template <class T>
+void add_key_gradients(const Work& w, const Panel& p, float* dk, float* dv, int64_t stride) {
+  const float* slopes = kWord<T> == 1 ? w.slopes : w.slope_rows;
   int step = w.k.masked ? kRows : kTile;
   for (int begin = 0; begin < w.k.count; begin += step) {
     int end = begin + step < w.k.count ? begin + step : w.k.count;
-    // The queries whose blocks hold these keys; below the diagonal a query sees none of them.
+    // The queries whose blocks hold these keys; those before the first of the keys see none of them.
     int first = kTile, last = 0;
     for (int i = 0; i < w.k.block_count; ++i) {
       const Block& b = w.k.blocks[i];
@@ -134,22 +202,22 @@ void add_key_gradients(Work& w, float* dk, float* dv, int64_t stride) {
       if (first == kTile) first = b.vector * kLanes;
       last = (b.vector + b.columns) * kLanes;
     }
-    int64_t diagonal = w.k.first + begin - w.q.first;
+    int64_t diagonal = w.k.first + begin - p.q.first;
     if (diagonal > first) first = static_cast<int>(diagonal);
-    if (last > w.q.count) last = w.q.count;
+    if (last > p.q.count) last = p.q.count;
     if (first >= last) continue;
-    add_rows(dv, stride, w.weights, w.gradient_rows, begin, end, first, last);
-    add_rows(dk, stride, w.slopes, w.query_rows, begin, end, first, last);
+    add_rows<T>(dv, stride, w.scores, p.gradient_pairs, begin, end, first, last);
+    add_rows<T>(dk, stride, slopes, p.query_pairs, begin, end, first, last);
   }
 }
 
 template <class T>
-void write_query_gradient(Work& w, const Call<T>& call, int64_t row, int64_t head) {
+void write_query_gradient(Work& w, const Panel& p, const Call<T>& call, int64_t row) {
   int64_t d = call.layout().head_dim;
-  for (float& x : w.delta) x = call.args.scale;
-  lanes_to_rows(w.keys, w.query_gradient, w.q.count, d, w.delta);
-  write_rows(call.dqkv + call.token(row, w.q.first) * call.width() + head * d, call.width(), w.keys, kHeadStride,
-             w.q.count, d, 1);
+  for (float& x : w.factor) x = call.args.scale;
+  lanes_to_rows(w.keys, p.query_gradient, p.q.count, d, w.factor);
+  write_rows(call.dqkv + call.token(row, p.q.first) * call.width() + p.head * d, call.width(), w.keys, kHeadStride,
+             p.q.count, d, 1);
 }
 
 template <class T>
@@ -176,87 +244,95 @@ Space space(int64_t keys, int64_t stride) {
   return {*reinterpret_cast<Work*>(memory), dk, dk + size};
 }
 
+// Reads panels [first, last) of key/value head `kv`: panel i is query tile i / group of head i % group of the group.
 template <class T>
-void whole_unit(const Call<T>& call, int64_t row, int64_t kv) {
-  int64_t stride = call.gradient_stride(), d = call.layout().head_dim, group = call.group();
-  Space s = space(call.args.sequence, stride);
+int read_panels(Work& w, const Call<T>& call, int64_t row, int64_t kv, int64_t first, int64_t last) {
+  for (int64_t i = first; i < last; ++i) {
+    Panel& p = w.panels[i - first];
+    p.head = kv * call.group() + i % call.group();
+    set_queries(p.q, call.args, row, i / call.group());
+    read_panel(w, p, call, row);
+  }
+  return static_cast<int>(last - first);
+}
+
+// dQ of panels [first, last); adds their share to dK / scale and dV of the whole row, unless these are null.
+template <class T>
+void add_panels(const Space& s, const Call<T>& call, int64_t row, int64_t kv, int64_t first, int64_t last) {
   Work& w = s.w;
-  for (int64_t tile = 0; tile < tiles(call.args.sequence); ++tile) {
-    set_queries(w.q, call.args, row, tile);
-    for (int64_t head = kv * group; head < (kv + 1) * group; ++head) {
-      read_queries(w, call, row, head);
-      std::memset(w.query_gradient, 0, sizeof(float) * d * kTile);
-      for (int64_t key_tile = first_key_tile(w.q); key_tile <= tile; ++key_tile) {
-        set_keys(w.k, w.q, key_tile);
-        read_keys(w, call, row, kv);
-        weigh_tile(w, d);
-        add_query_gradient(w, d);
-        add_key_gradients(w, s.dk + w.k.first * stride, s.dv + w.k.first * stride, stride);
-      }
-      write_query_gradient(w, call, row, head);
+  int count = read_panels(w, call, row, kv, first, last);
+  int64_t stride = call.gradient_stride(), d = call.layout().head_dim;
+  for (int i = 0; i < count; ++i) std::memset(w.panels[i].query_gradient, 0, sizeof(float) * d * kTile);
+  const Queries &earliest = w.panels[0].q, &latest = w.panels[count - 1].q;
+  int64_t end = latest.first + latest.count;
+  for (int64_t tile = first_key_tile(earliest); tile <= latest.first / kTile; ++tile) {
+    int64_t base = tile * kTile > earliest.first_key ? tile * kTile : earliest.first_key;
+    read_keys(w, call, row, kv, base, (tile + 1) * kTile < end ? (tile + 1) * kTile - base : end - base);
+    for (int i = 0; i < count; ++i) {
+      Panel& p = w.panels[i];
+      if (tile < first_key_tile(p.q) || tile > p.q.first / kTile) continue;
+      set_keys(w.k, p.q, tile);
+      weigh_tile<T>(w, p, base, call.args);
+      add_query_gradient<T>(w, p, base, d);
+      if (s.dk != nullptr) add_key_gradients<T>(w, p, s.dk + w.k.first * stride, s.dv + w.k.first * stride, stride);
     }
   }
+  for (int i = 0; i < count; ++i) write_query_gradient(w, w.panels[i], call, row);
+}
+
+template <class T>
+void whole_unit(const Call<T>& call, int64_t row, int64_t kv) {
+  int64_t panels = tiles(call.args.sequence) * call.group(), size = panel_count(call.layout().head_dim);
+  Space s = space(call.args.sequence, call.gradient_stride());
+  for (int64_t first = 0; first < panels; first += size)
+    add_panels(s, call, row, kv, first, first + size < panels ? first + size : panels);
   write_key_gradients(call, s.dk, s.dv, row, kv, 0, call.args.sequence);
 }
 
+// dK and dV of one tile of keys.
 template <class T>
 void split_key_tile(const Call<T>& call, int64_t row, int64_t kv, int64_t key_tile) {
   int64_t stride = call.gradient_stride(), group = call.group(), first = key_tile * kTile;
+  int64_t left = call.args.sequence - first, count = left < kTile ? left : kTile;
   Space s = space(kTile, stride);
   Work& w = s.w;
-  for (int64_t tile = key_tile; tile < tiles(call.args.sequence); ++tile) {
-    set_queries(w.q, call.args, row, tile);
-    if (first_key_tile(w.q) > key_tile) break;  // and so do all later queries
-    set_keys(w.k, w.q, key_tile);
-    read_keys(w, call, row, kv);
-    for (int64_t head = kv * group; head < (kv + 1) * group; ++head) {
-      read_queries(w, call, row, head);
-      weigh_tile(w, call.layout().head_dim);
-      add_key_gradients(w, s.dk + (w.k.first - first) * stride, s.dv + (w.k.first - first) * stride, stride);
-    }
+  Panel& p = w.panels[0];
+  for (int64_t panel = key_tile * group; panel < tiles(call.args.sequence) * group; ++panel) {
+    set_queries(p.q, call.args, row, panel / group);
+    if (first_key_tile(p.q) > key_tile) break;  // and so do all later queries
+    read_panels(w, call, row, kv, panel, panel + 1);
+    set_keys(w.k, p.q, key_tile);
+    read_keys(w, call, row, kv, first, count);
+    weigh_tile<T>(w, p, first, call.args);
+    add_key_gradients<T>(w, p, s.dk + (w.k.first - first) * stride, s.dv + (w.k.first - first) * stride, stride);
   }
-  int64_t left = call.args.sequence - first;
-  write_key_gradients(call, s.dk, s.dv, row, kv, first, left < kTile ? left : kTile);
-}
-
-template <class T>
-void split_query_tile(const Call<T>& call, int64_t row, int64_t head, int64_t tile) {
-  int64_t d = call.layout().head_dim;
-  Work& w = space(0, 0).w;
-  set_queries(w.q, call.args, row, tile);
-  read_queries(w, call, row, head);
-  std::memset(w.query_gradient, 0, sizeof(float) * d * kTile);
-  for (int64_t key_tile = first_key_tile(w.q); key_tile <= tile; ++key_tile) {
-    set_keys(w.k, w.q, key_tile);
-    read_keys(w, call, row, head / call.group());
-    weigh_tile(w, d);
-    add_query_gradient(w, d);
-  }
-  write_query_gradient(w, call, row, head);
+  write_key_gradients(call, s.dk, s.dv, row, kv, first, count);
 }
 
 template <class T>
 void backward(const Call<T>& call) {
-  int64_t kv_heads = call.layout().kv_heads, group = call.group(), count = tiles(call.args.sequence);
+  int64_t kv_heads = call.layout().kv_heads, key_tiles = tiles(call.args.sequence), panels = key_tiles * call.group();
   int64_t units = call.args.batch * kv_heads, threads = omp_get_max_threads();
   // The last round of whole units keeps `rest` threads busy for 5 products; splitting it takes 7 * rest / threads.
   int64_t rest = units % threads;
-  int64_t whole = 7 * rest < 5 * threads && count > 1 ? units - rest : units;
+  int64_t split = 7 * rest < 5 * threads && key_tiles > 1 ? rest : 0, whole = units - split;
+  int64_t size = panel_count(call.layout().head_dim), tasks = (panels + size - 1) / size;
 #pragma omp parallel
   {
 #pragma omp for schedule(dynamic) nowait
     for (int64_t unit = 0; unit < whole; ++unit) whole_unit(call, unit / kv_heads, unit % kv_heads);
-      // The first key tiles and the last query tiles have the most work: first.
+      // The first tiles of keys and the last tiles of queries have the most work: first.
 #pragma omp for schedule(dynamic) nowait
-    for (int64_t task = 0; task < (units - whole) * count; ++task) {
-      int64_t unit = whole + task % (units - whole);
-      split_key_tile(call, unit / kv_heads, unit % kv_heads, task / (units - whole));
+    for (int64_t task = 0; task < split * key_tiles; ++task) {
+      int64_t unit = whole + task % split;
+      split_key_tile(call, unit / kv_heads, unit % kv_heads, task / split);
     }
 #pragma omp for schedule(dynamic) nowait
-    for (int64_t task = 0; task < (units - whole) * group * count; ++task) {
-      int64_t head = whole * group + task % ((units - whole) * group);
-      split_query_tile(call, head / (kv_heads * group), head % (kv_heads * group),
-                       count - 1 - task / ((units - whole) * group));
+    for (int64_t task = 0; task < split * tasks; ++task) {
+      int64_t unit = whole + task % split, first = (tasks - 1 - task / split) * size;
+      Work& w = space(0, 0).w;
+      add_panels(Space{w, nullptr, nullptr}, call, unit / kv_heads, unit % kv_heads, first,
+                 first + size < panels ? first + size : panels);
     }
   }
 }

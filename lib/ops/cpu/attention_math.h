@@ -35,6 +35,40 @@ inline VecF exp2(VecF x) {
   return bits_as<VecF>(bits_as<VecI>(p) + (bits_as<VecI>(shifted) << 23));
 }
 
+// Numbers in a word when the tensors are of type T.
+#if defined(__AVX512BF16__)
+template <class T>
+inline constexpr int kWord = sizeof(T) == 2 ? 2 : 1;
+#else
+template <class T>
+inline constexpr int kWord = 1;
+#endif
+
+// sum + the products of the numbers of a and b, lane by lane.
+template <int kNumbers>
+inline VecF multiply_add(VecF sum, VecF a, VecF b) {
+#if defined(__AVX512BF16__)
+  if constexpr (kNumbers == 2) return _mm512_dpbf16_ps(sum, bits_as<__m512bh>(a), bits_as<__m512bh>(b));
+#endif
+  return sum + a * b;
+}
+
+#if defined(__AVX512BF16__)
+// Words of (first, second), rounded to bf16.
+inline VecF words(VecF first, VecF second) {
+  alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  __m512i both = bits_as<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+  return bits_as<VecF>(_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both));
+}
+
+// The lanes of x, rounded to bf16, as kLanes / 2 words.
+inline void store_words(float* p, VecF x) {
+  __m256bh half = _mm512_cvtneps_pbh(x);
+  std::memcpy(p, &half, sizeof half);
+}
+#endif
+
 // rows[i][j] and rows[j][i] change places: swaps the off-diagonal kStep x kStep blocks of every 2 kStep x 2 kStep
 // block, then goes on inside them.
 template <int kStep = kLanes / 2>

@@ -12,7 +12,7 @@ namespace automodel::ops::cpu::AUTOMODEL_ISA::attention {
 // Queries, and keys, of a tile.
 inline constexpr int kTile = 64;
 inline constexpr int kMaxHeadDim = 256;
-// Floats from row to row of a tile whose rows are head vectors. An odd number of cache lines, so that a column of the
+// Words from row to row of a tile whose rows are head vectors. An odd number of cache lines, so that a column of the
 // tile spreads over all sets of the L1 cache.
 inline constexpr int kHeadStride = kMaxHeadDim + 16;
 
@@ -25,8 +25,8 @@ inline constexpr int kMaxColumns = kLanes == 16 ? 4 : 3;
 enum class Start { kZero, kKeep, kRescale };
 
 struct Product {
-  int64_t rows = 0;  // rounded up to kRows: A and C have that many
-  int64_t depth = 0;
+  int64_t rows = 0;   // rounded up to kRows: A and C have that many
+  int64_t depth = 0;  // words
   const float* a = nullptr;
   const float* b = nullptr;
   float* c = nullptr;
@@ -41,7 +41,7 @@ inline int next_columns(int remaining) {
 }
 
 // kColumns vectors of C. Element (row, k) of A is a[row * kRowStep + k * kDepthStep].
-template <int kColumns, int kRowStep, int kDepthStep, int kStrideB, Start kStart>
+template <int kNumbers, int kColumns, int kRowStep, int kDepthStep, int kStrideB, Start kStart>
 [[gnu::noinline]] void multiply_columns(const Product& p) {
   float* c = p.c;
   for (int64_t r = 0; r < p.rows; r += kRows, c += kRows * p.c_stride) {
@@ -65,7 +65,7 @@ template <int kColumns, int kRowStep, int kDepthStep, int kStrideB, Start kStart
       for (int i = 0; i < kRows; ++i) {
         VecF x = all(a[i * kRowStep]);
 #pragma GCC unroll 8
-        for (int j = 0; j < kColumns; ++j) sum[i][j] += x * row[j];
+        for (int j = 0; j < kColumns; ++j) sum[i][j] = multiply_add<kNumbers>(sum[i][j], x, row[j]);
       }
     }
 #pragma GCC unroll 8
@@ -76,17 +76,17 @@ template <int kColumns, int kRowStep, int kDepthStep, int kStrideB, Start kStart
 }
 
 // `columns` <= kMaxColumns vectors of C.
-template <int kRowStep, int kDepthStep, int kStrideB, Start kStart>
+template <int kNumbers, int kRowStep, int kDepthStep, int kStrideB, Start kStart>
 inline void multiply(int columns, const Product& p) {
   switch (columns) {
     case 1:
-      return multiply_columns<1, kRowStep, kDepthStep, kStrideB, kStart>(p);
+      return multiply_columns<kNumbers, 1, kRowStep, kDepthStep, kStrideB, kStart>(p);
     case 2:
-      return multiply_columns<2, kRowStep, kDepthStep, kStrideB, kStart>(p);
+      return multiply_columns<kNumbers, 2, kRowStep, kDepthStep, kStrideB, kStart>(p);
     case 3:
-      return multiply_columns<3, kRowStep, kDepthStep, kStrideB, kStart>(p);
+      return multiply_columns<kNumbers, 3, kRowStep, kDepthStep, kStrideB, kStart>(p);
     default:
-      return multiply_columns<kMaxColumns, kRowStep, kDepthStep, kStrideB, kStart>(p);
+      return multiply_columns<kNumbers, kMaxColumns, kRowStep, kDepthStep, kStrideB, kStart>(p);
   }
 }
 

@@ -110,11 +110,43 @@ inline VecI sees(const Queries& q, int v, int64_t position) {
   return (p >= from) & (p <= lane + static_cast<int32_t>(q.first));
 }
 
-// `count` rows of head_dim numbers into a tile, filled up with zeros to whole vectors.
+// Words that hold n numbers of type T.
+template <class T>
+inline constexpr int64_t word_count(int64_t n) {
+  return (n + kWord<T> - 1) / kWord<T>;
+}
+
+// `count` rows of head_dim numbers into a tile, as words along the row: [row][word].
 template <class T>
 inline void read_rows(float* tile, const T* from, int64_t stride, int64_t count, int64_t head_dim) {
-  for (int64_t r = 0; r < count; ++r, tile += kHeadStride, from += stride)
-    for (int64_t c = 0; c < head_dim; c += kLanes) store(tile + c, load_n(from + c, head_dim - c));
+  constexpr int64_t kStep = kLanes * kWord<T>;
+  for (int64_t r = 0; r < count; ++r, tile += kHeadStride, from += stride) {
+    float* to = tile;
+    for (int64_t c = 0; c < head_dim; c += kStep, to += kLanes) {
+      if constexpr (kWord<T> == 1) {
+        store(to, load_n(from + c, head_dim - c));
+      } else {
+        VecF words{};
+        if (head_dim - c >= kStep)
+          std::memcpy(&words, from + c, sizeof words);
+        else
+          std::memcpy(&words, from + c, (head_dim - c) * sizeof(T));
+        store(to, words);
+      }
+    }
+  }
+}
+
+// The same with words across rows: [row / numbers in a word][head_dim]. A missing last row counts as 0.
+template <class T>
+inline void read_row_pairs(float* tile, const T* from, int64_t stride, int64_t count, int64_t head_dim) {
+  if constexpr (kWord<T> == 1) return read_rows(tile, from, stride, count, head_dim);
+  for (int64_t r = 0; r < count; r += 2, tile += kHeadStride, from += 2 * stride)
+    for (int64_t c = 0; c < head_dim; c += kLanes) {
+      VecU first = bits_as<VecU>(load_n(from + c, head_dim - c));
+      VecU second = r + 1 < count ? bits_as<VecU>(load_n(from + stride + c, head_dim - c)) : VecU{};
+      store(tile + c, bits_as<VecF>(first >> 16 | second));
+    }
 }
 
 template <class T>
@@ -124,24 +156,24 @@ inline void write_rows(T* to, int64_t stride, const float* rows, int64_t row_str
     for (int64_t c = 0; c < head_dim; c += kLanes) store_n(to + c, load(rows + c) * all(factor), head_dim - c);
 }
 
-// Sum of the products of two rows of tiles.
-inline float dot(const float* a, const float* b, int64_t head_dim) {
+template <class T>
+inline float dot(const T* a, const T* b, int64_t n) {
   VecF sums{};
-  for (int64_t c = 0; c < head_dim; c += kLanes) sums += load(a + c) * load(b + c);
+  for (int64_t c = 0; c < n; c += kLanes) sums += load_n(a + c, n - c) * load_n(b + c, n - c);
   return sum_lanes(sums);
 }
 
-// lanes[d][query] = rows[query][d] * factor; lanes from `count` to a whole vector become 0.
-inline void rows_to_lanes(float* lanes, const float* rows, int count, int64_t head_dim, float factor) {
+// lanes[word][query] = rows[query][word]; lanes from `count` to a whole vector become 0.
+inline void rows_to_lanes(float* lanes, const float* rows, int count, int64_t words) {
   for (int first = 0; first < count; first += kLanes)
-    for (int64_t d = 0; d < head_dim; d += kLanes) {
+    for (int64_t w = 0; w < words; w += kLanes) {
       VecF block[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i)
-        block[i] = first + i < count ? load(rows + (first + i) * kHeadStride + d) * all(factor) : VecF{};
+        block[i] = first + i < count ? load(rows + (first + i) * kHeadStride + w) : VecF{};
       transpose(block);
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) store(lanes + (d + i) * kTile + first, block[i]);
+      for (int i = 0; i < kLanes; ++i) store(lanes + (w + i) * kTile + first, block[i]);
     }
 }
 
@@ -160,30 +192,33 @@ inline void lanes_to_rows(float* rows, const float* lanes, int count, int64_t he
   }
 }
 
-// Scores S^T (or dP^T) = rows of `keys` times the lanes of the queries, in the blocks of `k`.
+// S^T (or dP^T) = keys (or values) times the lanes of the queries (or output gradients), in the blocks of `k`.
+template <class T>
 inline void multiply_scores(float* scores, const Keys& k, const float* keys, const float* lanes, int64_t head_dim) {
   for (int i = 0; i < k.block_count; ++i) {
     const Block& b = k.blocks[i];
-    multiply<kHeadStride, 1, kTile, Start::kZero>(b.columns, {.rows = b.end - b.begin,
-                                                              .depth = head_dim,
-                                                              .a = keys + b.begin * kHeadStride,
-                                                              .b = lanes + b.vector * kLanes,
-                                                              .c = scores + b.begin * kTile + b.vector * kLanes,
-                                                              .c_stride = kTile});
+    multiply<kWord<T>, kHeadStride, 1, kTile, Start::kZero>(b.columns,
+                                                            {.rows = b.end - b.begin,
+                                                             .depth = word_count<T>(head_dim),
+                                                             .a = keys + b.begin * kHeadStride,
+                                                             .b = lanes + b.vector * kLanes,
+                                                             .c = scores + b.begin * kTile + b.vector * kLanes,
+                                                             .c_stride = kTile});
   }
 }
 
-// sum[d][query] (+)= values[key][d] * weights[key][query] over the keys of block b.
-template <Start kStart>
+// sum[d][query] (+)= values[key][d] * weights[key][query] over the keys of block b; values in words across rows, and so
+// are the weights, packed from the row of b.begin on.
+template <class T, Start kStart>
 inline void multiply_values(float* sum, const Block& b, const float* values, const float* weights, int64_t head_dim,
                             const float* rescale) {
-  multiply<1, kHeadStride, kTile, kStart>(b.columns, {.rows = head_dim,
-                                                      .depth = b.end - b.begin,
-                                                      .a = values + b.begin * kHeadStride,
-                                                      .b = weights + b.begin * kTile + b.vector * kLanes,
-                                                      .c = sum + b.vector * kLanes,
-                                                      .c_stride = kTile,
-                                                      .rescale = rescale + b.vector * kLanes});
+  multiply<kWord<T>, 1, kHeadStride, kTile, kStart>(b.columns, {.rows = head_dim,
+                                                                .depth = word_count<T>(b.end - b.begin),
+                                                                .a = values + b.begin / kWord<T> * kHeadStride,
+                                                                .b = weights + b.begin * kTile + b.vector * kLanes,
+                                                                .c = sum + b.vector * kLanes,
+                                                                .c_stride = kTile,
+                                                                .rescale = rescale + b.vector * kLanes});
 }
 
 }  // namespace automodel::ops::cpu::AUTOMODEL_ISA::attention

@@ -30,6 +30,16 @@ std::string Origin::text() const {
   return fmt::format("{}:{}:{}", source->name, line, column);
 }
 
+// Here, where Entry is complete.
+Node::Node() = default;
+Node::~Node() = default;
+Node::Node(const Node& other) = default;
+Node::Node(Node&& other) noexcept = default;
+Node& Node::operator=(const Node& other) = default;
+Node& Node::operator=(Node&& other) noexcept = default;
+
+Node Node::null() { return {}; }
+
 Node Node::boolean(bool value) {
   Node node;
   node.kind_ = Kind::kBool;

@@ -45,8 +45,13 @@ class Node {
  public:
   enum class Kind { kNull, kBool, kInt, kFloat, kString, kList, kMap };
 
-  Node() = default;
-  static Node null() { return {}; }
+  Node();
+  ~Node();
+  Node(const Node& other);
+  Node(Node&& other) noexcept;
+  Node& operator=(const Node& other);
+  Node& operator=(Node&& other) noexcept;
+  static Node null();
   static Node boolean(bool value);
   static Node integer(int64_t value);
   static Node real(double value);

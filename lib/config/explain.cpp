@@ -14,11 +14,8 @@ namespace {
 using Kind = Type::Kind;
 
 std::string bounds_text(const FieldSpec& field) {
-  constexpr const char* kWords[] = {"above", "at least", "below", "at most"};
   std::string out;
-  for (const Bound& bound : field.bounds) {
-    out += fmt::format("{} {} {}", out.empty() ? "" : " and", kWords[static_cast<int>(bound.kind)], bound.limit);
-  }
+  for (const Bound& bound : field.bounds) out += (out.empty() ? " " : " and ") + bound.text();
   return out;
 }
 

@@ -38,7 +38,9 @@ Node::Node(Node&& other) noexcept = default;
 Node& Node::operator=(const Node& other) = default;
 Node& Node::operator=(Node&& other) noexcept = default;
 
-Node Node::null() { return {}; }
+Node Node::null() {
+  return {};
+}
 
 Node Node::boolean(bool value) {
   Node node;

@@ -1,5 +1,7 @@
 #include "config/schema.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 
 namespace automodel::config {
@@ -34,6 +36,25 @@ bool names(std::string_view text, std::string_view name) {
 }
 
 }  // namespace
+
+bool Bound::holds(double x) const {
+  switch (kind) {
+    case Kind::kAbove:
+      return x > limit;
+    case Kind::kAtLeast:
+      return x >= limit;
+    case Kind::kBelow:
+      return x < limit;
+    case Kind::kAtMost:
+      break;
+  }
+  return x <= limit;
+}
+
+std::string Bound::text() const {
+  constexpr const char* kWords[] = {"above", "at least", "below", "at most"};
+  return fmt::format("{} {}", kWords[static_cast<int>(kind)], limit);
+}
 
 const EnumTable::Name* EnumTable::find(std::string_view text) const {
   for (const Name& name : names) {

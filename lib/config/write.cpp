@@ -38,8 +38,9 @@ void write_group(const FieldSpec& field, const void* value, const Node* from, No
   });
 }
 
-// `_target_` as it was written when it still names this struct, else the canonical name.
-void write_target(const Schema& schema, const void* value, const Node* from, Node& map) {
+// `_target_` where it chooses the struct or was written: as it was written when it still names this struct, else the
+// canonical name.
+void write_target(const Schema& schema, const void* value, const Node* from, bool tagged, Node& map) {
   if (schema.targets.empty() || schema.find("_target_")) return;
   std::string name = schema.targets[0].names[0];
   if (schema.target_offset) {
@@ -48,10 +49,9 @@ void write_target(const Schema& schema, const void* value, const Node* from, Nod
   }
   Origin origin;
   const Node* old = from && from->is_map() ? from->find("_target_") : from;
-  if (old && old->is_string() && schema.find_target(old->as_string()) == schema.find_target(name)) {
-    name = old->as_string();
-    origin = old->origin();
-  } else if (old && old->is_string() && !schema.target_offset && schema.find_target(old->as_string())) {
+  const TargetSpec* written = old && old->is_string() ? schema.find_target(old->as_string()) : nullptr;
+  if (!written && !tagged) return;
+  if (written && (!schema.target_offset || written == schema.find_target(name))) {
     name = old->as_string();
     origin = old->origin();
   }
@@ -60,10 +60,10 @@ void write_target(const Schema& schema, const void* value, const Node* from, Nod
   map.push_entry({"_target_", std::move(node), origin});
 }
 
-Node write_struct(const Schema& schema, const void* value, const Node* from) {
+Node write_struct(const Schema& schema, const void* value, const Node* from, bool tagged) {
   Node map = Node::map();
   if (from) map.set_origin(from->origin());
-  write_target(schema, value, from, map);
+  write_target(schema, value, from, tagged, map);
   for (const FieldSpec& field : schema.fields) {
     if (!field.renamed_to.empty()) continue;
     if (field.group) {
@@ -141,11 +141,14 @@ Node write_value(const Type& type, const void* value, const Node* from, const Fi
     case Kind::kNode:
       return *static_cast<const Node*>(value);
     case Kind::kStruct:
-      return write_struct(type.schema(), value, from);
+      return write_struct(type.schema(), value, from, false);
     case Kind::kOptional:
     case Kind::kVariant: {
       const Type& inner = type.kind == Kind::kOptional ? type.element() : type.alternatives[type.index(value)]();
-      type.each(value, [&](const std::string&, const void* held) { node = write_value(inner, held, from, field); });
+      const bool tagged = type.kind == Kind::kVariant && inner.kind == Kind::kStruct;
+      type.each(value, [&](const std::string&, const void* held) {
+        node = tagged ? write_struct(inner.schema(), held, from, true) : write_value(inner, held, from, field);
+      });
       break;
     }
     case Kind::kList:

@@ -1,5 +1,7 @@
 #include "data/tokenizer.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/file.h"
 #include "data/hf_tokenizer.h"
@@ -31,6 +33,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const Tokeniz
            path);
   fs::path folder = fs::is_directory(path) ? fs::path(path) : fs::path(path).parent_path();
   if (folder.empty()) folder = ".";
+  if (!folder.has_filename()) folder = folder.parent_path();  // "model/" is "model"
   fs::path main_file = fs::is_directory(path) ? folder / kFileNames[0] : fs::path(path);
   AM_CHECK(fs::is_regular_file(main_file), Fault::kData, "{}: there is no tokenizer.json", folder.string());
   std::vector<TokenizerFile> files{{kFileNames[0], read_file(main_file)}};
@@ -47,28 +50,40 @@ void check_fits(const Tokenizer& tokenizer, int64_t model_vocab_size) {
       tokenizer.name(), tokenizer.vocab_size() - 1, model_vocab_size, tokenizer.vocab_size());
 }
 
+// The text of the window. It begins with what was returned, unless new byte tokens have spoilt the run that the context
+// belongs to; then the context goes.
+std::string StreamDecoder::decode_window() {
+  std::string text = tokenizer_->decode(window_, skip_special_);
+  if (text.starts_with(returned_)) return text;
+  window_.erase(window_.begin(), window_.begin() + static_cast<std::ptrdiff_t>(context_));
+  context_ = 0;
+  returned_.clear();
+  return tokenizer_->decode(window_, skip_special_);
+}
+
 std::string StreamDecoder::push(int32_t id) {
   window_.push_back(id);
-  std::string text = tokenizer_->decode(window_, skip_special_);
+  std::string text = decode_window();
   size_t settled = settled_size(text);
-  if (settled <= emitted_) return "";
-  std::string out = text.substr(emitted_, settled - emitted_);
-  emitted_ = settled;
+  if (settled <= returned_.size()) return "";
+  std::string out = text.substr(returned_.size(), settled - returned_.size());
   if (settled == text.size()) {
     // Everything is out: what was completed just now is the context of what follows.
-    window_.erase(window_.begin(), window_.begin() + static_cast<std::ptrdiff_t>(completed_));
-    completed_ = window_.size();
-    emitted_ = tokenizer_->decode(window_, skip_special_).size();
+    window_.erase(window_.begin(), window_.begin() + static_cast<std::ptrdiff_t>(context_));
+    context_ = window_.size();
+    returned_ = tokenizer_->decode(window_, skip_special_);
+  } else {
+    returned_ = text.substr(0, settled);
   }
   return out;
 }
 
 std::string StreamDecoder::finish() {
-  std::string text = tokenizer_->decode(window_, skip_special_);
-  std::string out = text.size() > emitted_ ? text.substr(emitted_) : "";
+  std::string text = decode_window();
+  std::string out = text.substr(std::min(returned_.size(), text.size()));
   window_.clear();
-  completed_ = 0;
-  emitted_ = 0;
+  context_ = 0;
+  returned_.clear();
   return out;
 }
 

@@ -56,8 +56,8 @@ class Tokenizer {
 };
 
 struct ByteTokenizerOptions {
-  std::optional<std::string> bos_token;  // gets id 256
-  std::optional<std::string> eos_token;  // gets the next id
+  std::optional<std::string> bos_token{};  // gets id 256
+  std::optional<std::string> eos_token{};  // gets the next id
   bool add_bos_token = false;
   bool add_eos_token = false;
 };
@@ -68,10 +68,10 @@ std::unique_ptr<Tokenizer> make_byte_tokenizer(const ByteTokenizerOptions& optio
 
 // What a recipe may say over a tokenizer's own files.
 struct TokenizerOverrides {
-  std::optional<bool> add_bos_token;  // replaces whatever the files put in front of a text
-  std::optional<bool> add_eos_token;  // and behind it
-  std::optional<std::string> bos_token;
-  std::optional<std::string> eos_token;
+  std::optional<bool> add_bos_token{};  // replaces whatever the files put in front of a text
+  std::optional<bool> add_eos_token{};  // and behind it
+  std::optional<std::string> bos_token{};
+  std::optional<std::string> eos_token{};
 };
 
 // `path`: "byte"; or a Hugging Face tokenizer, that is a folder with a tokenizer.json or such a file, with
@@ -82,8 +82,9 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const Tokeniz
 // Throws Error(kData) when the tokenizer has an id that a model with `model_vocab_size` embeddings cannot take.
 void check_fits(const Tokenizer& tokenizer, int64_t model_vocab_size);
 
-// Decodes token by token: what push() and finish() return, joined, is what decode() gives for all ids at once, and
-// every returned text is made of complete characters.
+// Decodes token by token. What push() and finish() return, joined, is what decode() gives for all ids at once, and every
+// returned text is made of complete characters. Only where byte tokens of a SentencePiece-style tokenizer make ill-formed
+// text may the two differ: decode() gives up on a whole run of them, the stream has returned its good characters already.
 class StreamDecoder {
  public:
   StreamDecoder(const Tokenizer& tokenizer, bool skip_special) : tokenizer_(&tokenizer), skip_special_(skip_special) {}
@@ -91,11 +92,13 @@ class StreamDecoder {
   std::string finish();
 
  private:
+  std::string decode_window();
+
   const Tokenizer* tokenizer_;
   bool skip_special_;
   std::vector<int32_t> window_;  // the ids of the last completed text, as context, and those since
-  size_t completed_ = 0;         // how many of them are context
-  size_t emitted_ = 0;           // bytes of decode(window_) returned so far
+  size_t context_ = 0;           // how many of them are context
+  std::string returned_;         // what of decode(window_) was returned already
 };
 
 }  // namespace automodel::data

@@ -48,7 +48,10 @@ def build(vocab_size=330, normalizer=None, pre=None, decoder=None, post=None, ad
     if post:
         tokenizer.post_processor = post
     tokenizer.add_tokens(list(added))
-    return tokenizer
+    # The trainer made the byte tokens special; in real files they are ordinary.
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if not token["content"].startswith("<0x")]
+    return Tokenizer.from_str(json.dumps(content))
 
 
 TOKENIZERS = {

@@ -43,13 +43,34 @@ void stamp(Node& node, const Origin& origin) {
   node.set_origin(origin);
 }
 
+// Quotes around each ${VAR} that is a whole element, because braces mean something else inside a list.
+std::string with_quoted_variables(const std::string& text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const size_t close = text.compare(i, 2, "${") == 0 ? text.find('}', i) : std::string::npos;
+    if (close == std::string::npos) {
+      out += text[i++];
+      continue;
+    }
+    const size_t last = out.find_last_not_of(' ');
+    const size_t next = text.find_first_not_of(' ', close + 1);
+    const bool begins = last != std::string::npos && std::string_view("[{,:").find(out[last]) != std::string_view::npos;
+    const bool ends = next != std::string::npos && std::string_view("]},").find(text[next]) != std::string_view::npos;
+    const std::string token = text.substr(i, close + 1 - i);
+    const bool whole = begins && ends && token.find('"') == std::string::npos;
+    out += whole ? '"' + token + '"' : token;
+    i = close + 1;
+  }
+  return out;
+}
+
 // [q_proj, v_proj] and {lr: 1e-5}: YAML's flow style, when the text is no Python literal.
 std::optional<Node> flow_value(const std::string& text, const Environment& environment) {
   const bool list = text.size() > 1 && text.front() == '[' && text.back() == ']';
   const bool map = text.size() > 1 && text.front() == '{' && text.back() == '}' && text.find(':') != std::string::npos;
   if (!list && !map) return std::nullopt;
   try {
-    Node node = parse_yaml(text, "override", environment);
+    Node node = parse_yaml(with_quoted_variables(text), "override", environment);
     if (node.is_scalar()) return std::nullopt;
     node.set_text(text);
     return node;
@@ -60,7 +81,6 @@ std::optional<Node> flow_value(const std::string& text, const Environment& envir
 
 Node value_of(const std::string& text, const Origin& origin, const Environment& environment) {
   Node node = translate(text);
-  node.set_origin(origin);
   if (text == "null" || text == "~") {
     node = Node::null();
     node.set_text(text);

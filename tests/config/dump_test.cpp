@@ -75,6 +75,12 @@ TEST_CASE("the target survives as it was written") {
   CHECK(has(dump(read_clean(bare)), "_target_: adamw\n"));  // kept by the struct itself
 }
 
+TEST_CASE("a section without alternatives shows its target only when it was written") {
+  CHECK(dump(sample::Policy()).find("_target_") == std::string::npos);
+  const Node node = parse_yaml("_target_: MixedPrecisionPolicy\n", "r.yaml");
+  CHECK(has(dump(read_or_throw<sample::Policy>(node), &node), "_target_: MixedPrecisionPolicy\n"));
+}
+
 TEST_CASE("secrets are masked by key and by rule") {
   const Node node = parse_yaml(
       "recipe: x\noptimizer: adamw\nwandb: {api_key: abc, handle: me}\n"

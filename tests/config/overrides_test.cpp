@@ -92,6 +92,14 @@ TEST_CASE("null, ~ and lists of bare words mean what they say") {
   CHECK(after({"--p", "{lr: 1e-5, eps: none}"}).at_path("p.lr")->as_double() == 1e-5);
 }
 
+TEST_CASE("lists of bare words may hold variables") {
+  const Node node = after({"--x", "[${A}, b, ${C,4}]"}, {{"A", "q_proj"}});
+  REQUIRE(node.find("x")->is_list());
+  CHECK(node.at_path("x.0")->as_string() == "q_proj");
+  CHECK(node.at_path("x.0")->placeholder() == "${A}");
+  CHECK(node.at_path("x.2")->as_int() == 4);
+}
+
 TEST_CASE("texts with brackets that are no lists stay texts") {
   CHECK(after({"--x", "train[:100]"}).at_path("x")->as_string() == "train[:100]");
   CHECK(after({"--x", "{{ messages }}"}).at_path("x")->as_string() == "{{ messages }}");

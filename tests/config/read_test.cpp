@@ -234,6 +234,17 @@ TEST_CASE("refused keys pass only harmless values") {
   CHECK(has(errors("model: {cuda_graph: true}\n"), "CUDA graphs are not supported"));
 }
 
+TEST_CASE("a refused key accepts its default and harmless values in any spelling") {
+  for (const char* value : {"ddp", "DDP", "\"Ddp\"", "FSDP2", "null"}) {
+    CAPTURE(value);
+    CHECK(errors("distributed: {fallback: " + std::string(value) + "}\n") == "");
+  }
+  CHECK(has(errors("distributed: {fallback: mfsdp}\n"), "there is no other way"));
+  CHECK(has(errors("distributed: {fallback: dpp}\n"), "there is no other way"));
+  CHECK(errors("distributed: {autocast_dtype: torch.bfloat16}\n") == "");
+  CHECK(has(errors("distributed: {autocast_dtype: fp16}\n"), "only bf16 sums are supported"));
+}
+
 TEST_CASE("keys without effect are noted, moved keys say where they went") {
   const Outcome outcome = with("ci: {a: 1}\n_x: 1\n_y: 2\ndistributed: {prefetch: true}\n");
   CHECK(outcome.report.text() == "");

@@ -38,6 +38,8 @@ void describe(config::Fields<Distributed>& f) {
   f("strategy", &Distributed::strategy, "How parameters are kept.");
   f.flatten(&Distributed::sizes);
   f("mp_policy", &Distributed::mp_policy, "Types of numbers.");
+  f("fallback", &Distributed::fallback, "The other way.").refused("there is no other way", {"fsdp2"});
+  f("autocast_dtype", &Distributed::autocast_dtype, "Type of sums.").refused("only bf16 sums are supported");
   f("prefetch", &Distributed::prefetch, "Gather ahead.").no_effect("gathers are always ahead");
 }
 

@@ -33,6 +33,8 @@ struct Distributed {
   Sizes sizes;
   std::optional<Policy> mp_policy;
   bool prefetch = false;
+  Strategy fallback = Strategy::kDdp;
+  std::optional<automodel::DType> autocast_dtype = automodel::DType::kBF16;
 };
 
 struct Scheduler {

@@ -166,7 +166,7 @@ template <class T>
 void add_query_gradient(const Work& w, Panel& p, int64_t base, int64_t head_dim) {
   const float* keys = (kWord<T> == 1 ? w.keys : w.key_pairs) + (w.k.first - base) / kWord<T> * kHeadStride;
   for (int i = 0; i < w.k.block_count; ++i)
-    multiply_values<T, Start::kKeep>(p.query_gradient, w.k.blocks[i], keys, w.slopes, head_dim, nullptr);
+    multiply_values<T, Start::kKeep>(p.query_gradient, w.k.blocks[i], keys, w.slopes, head_dim, p.delta);
 }
 
 // Adds lanes [first, last) of `weights` times the rows of the queries to keys [begin, end) of a gradient.

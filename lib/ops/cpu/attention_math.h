@@ -32,7 +32,7 @@ inline VecF exp2(VecF x) {
   p = p * f + all(2.40226508e-1f);
   p = p * f + all(6.93147188e-1f);
   p = p * f + all(1.0f);
-  return bits_as<VecF>(bits_as<VecI>(p) + (bits_as<VecI>(shifted) << 23));
+  return bits_as<VecF>(bits_as<VecU>(p) + (bits_as<VecU>(shifted) << 23));
 }
 
 // Numbers in a word when the tensors are of type T.

@@ -1,4 +1,7 @@
 // Against the reference implementations in Python: what they write we read, what we write they read.
+#include "checkpoint/hf_model_dir.h"
+#include "checkpoint/load.h"
+#include "checkpoint/save.h"
 #include "support.h"
 
 using namespace automodel;
@@ -56,5 +59,51 @@ assert t["y"].dtype == torch.bfloat16 and t["y"].tolist() == [1.5, -0.25, 100]
 assert t["i"].tolist() == [-5] and t["s"].item() == 7
 assert safe_open("ours.safetensors", "pt").metadata() == {"format": "pt", "note": 'a "quoted" word'}
 )",
+                   dir.path()) == 0);
+}
+
+TEST_CASE("transformers loads a checkpoint folder, and its consolidated folder, as they are") {
+  std::string python = golden_python();
+  fs::path source = fs::path(AUTOMODEL_SHARED_DIR) / "data" / "nano-sort-gpt2";
+  if (python.empty()) return;
+  if (!fs::exists(source)) {
+    MESSAGE("skipped: " << source.string() << " is absent");
+    return;
+  }
+  HfModelDir model(source);
+  SaveRequest request;
+  std::vector<std::vector<float>> values;
+  for (const auto& name : model.tensors().names()) {
+    if (name.ends_with(".attn.bias")) continue;
+    const auto& shape = model.tensors().find(name)->tensor->shape;
+    request.model.tensors.push_back({name, DType::kF32, shape});
+    Region region{.name = name, .shape = shape};
+    values.emplace_back(static_cast<size_t>(count_of(region)));
+    LoadOptions options;
+    options.expected = {{name, shape}};
+    options.ignorable = {""};  // one tensor at a time
+    load(model.tensors(), std::vector<LoadSlice>{{region, DType::kF32, values.back().data()}}, options);
+    request.model.slices.push_back({region, DType::kF32, values.back().data()});
+  }
+  request.hf_files = model.companion_files();
+  request.hf_files["config.json"] = model.config_text();
+  request.trainer_state = "{}";
+  request.consolidated = true;
+  TempDir dir;
+  CheckpointWriter({.root = dir.path(), .max_shard_bytes = 100000}).save(request);
+  CHECK(run_python(python,
+                   fmt::format(R"(
+import torch, transformers
+transformers.logging.set_verbosity_error()
+ids = torch.tensor([[0, 2, 1, 0, 1, 2]])
+def logits(path):
+    model, info = transformers.GPT2LMHeadModel.from_pretrained(path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"], info
+    return model(ids).logits
+expected = logits("{}")
+for path in ("LATEST", "epoch_0_step_0/model/consolidated"):
+    assert torch.equal(logits(path), expected), path
+)",
+                               source.string()),
                    dir.path()) == 0);
 }

@@ -8,6 +8,7 @@ set(CPU_KERNEL_SOURCES
   activation.cpp
   adam.cpp
   attention.cpp
+  attention_backward.cpp
   cross_entropy.cpp
   elementwise.cpp
   embedding.cpp
@@ -24,6 +25,10 @@ foreach(source ${CPU_KERNEL_SOURCES})
   endif()
 endforeach()
 
+# A product and a sum may become one fused operation: kernels promise tolerances, not the bits of an instruction set.
+# (A property of the sources, because it has to come after the project's own -ffp-contract.)
+set_source_files_properties(${CPU_KERNEL_SOURCES} PROPERTIES COMPILE_OPTIONS "-ffp-contract=fast;-fno-math-errno")
+
 set(CPU_KERNEL_SETS base)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND CPU_KERNEL_SETS v3 v4 v4bf16)
@@ -36,8 +41,7 @@ endif()
 foreach(isa ${CPU_KERNEL_SETS})
   set(target automodel_kernels_${isa})
   add_library(${target} OBJECT ${CPU_KERNEL_SOURCES})
-  # A product and a sum may become one fused operation: kernels promise tolerances, not the bits of an instruction set.
-  target_compile_options(${target} PRIVATE ${CPU_FLAGS_${isa}} -ffp-contract=fast)
+  target_compile_options(${target} PRIVATE ${CPU_FLAGS_${isa}})
   target_compile_definitions(${target} PRIVATE AUTOMODEL_ISA=${isa})
   target_link_libraries(${target} PRIVATE automodel_flags automodel_tensor OpenMP::OpenMP_CXX)
   list(APPEND CPU_KERNEL_OBJECTS $<TARGET_OBJECTS:${target}>)

@@ -6,7 +6,7 @@
 
 namespace automodel::ops::cpu {
 
-enum class ScratchSlot { kMatmulA, kMatmulB, kMatmulC, kRows, kAttention, kCount };
+enum class ScratchSlot { kMatmulA, kMatmulB, kMatmulSums, kRows, kAttention, kCount };
 
 // At least `bytes` bytes, aligned to 2 MiB pages when large and to 64 bytes always, valid until the next call of this
 // thread with the same slot, or its end. Throws std::bad_alloc.

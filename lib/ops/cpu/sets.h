@@ -1,4 +1,5 @@
-// The instruction sets that this build has kernels for, for cpu::table() and for tests that hold each of them to account.
+// The instruction sets that this build has kernels for, for cpu::table() and for tests that hold each of them to
+// account.
 #pragma once
 
 #include <string_view>

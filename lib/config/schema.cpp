@@ -70,6 +70,10 @@ const EnumTable::Name* EnumTable::of(int64_t value) const {
   return nullptr;
 }
 
+void EnumTable::add(std::string_view name, int64_t value, std::string_view doc) {
+  names.push_back({std::string(name), value, std::string(doc)});
+}
+
 bool FieldSpec::matches(std::string_view key) const {
   if (key == name || std::find(aliases.begin(), aliases.end(), key) != aliases.end()) return true;
   if (!type && name.ends_with('*')) return key.starts_with(std::string_view(name).substr(0, name.size() - 1));
@@ -111,14 +115,69 @@ bool is_off(const Node& node) {
   return false;
 }
 
-std::function<bool(const Node&)> any_of(std::vector<std::string> scalars) {
-  return [scalars = std::move(scalars)](const Node& node) {
+std::function<bool(const Node&)> any_of(Words words) {
+  return [scalars = std::vector<std::string>(words.begin(), words.end())](const Node& node) {
     if (!node.is_scalar()) return false;
     const std::string shown = node.is_string() ? node.as_string() : show(node);
     return std::any_of(scalars.begin(), scalars.end(), [&](const std::string& scalar) {
       return scalar == shown || scalar == node.text() || (node.is_null() && scalar == "none");
     });
   };
+}
+
+FieldSpec& Schema::add(std::string_view name, std::string_view doc, Type::Get type, size_t offset) {
+  FieldSpec& spec = fields.emplace_back();
+  spec.name = name;
+  spec.doc = doc;
+  spec.type = type;
+  spec.offset = offset;
+  return spec;
+}
+
+void Schema::add_target(std::initializer_list<std::string_view> names, std::function<void(void*)> preset) {
+  targets.push_back({std::vector<std::string>(names.begin(), names.end()), std::move(preset)});
+}
+
+void Schema::add_check(std::function<void(const void*, Problems&)> run) {
+  checks.push_back({0, std::move(run)});
+}
+
+void Schema::flatten(const Schema& other, size_t offset) {
+  for (FieldSpec spec : other.fields) {
+    spec.offset += offset;
+    spec.null_is_default = spec.null_is_default || other.null_means_default;
+    fields.push_back(std::move(spec));
+  }
+  for (CheckSpec check : other.checks) {
+    check.offset += offset;
+    checks.push_back(std::move(check));
+  }
+}
+
+void FieldBuilder::add_bound(Bound::Kind kind, double limit) {
+  spec_.bounds.push_back({kind, limit});
+}
+void FieldBuilder::add_choices(Words choices) {
+  spec_.choices.assign(choices.begin(), choices.end());
+}
+void FieldBuilder::add_must(Holds holds, std::string_view sentence) {
+  spec_.musts.emplace_back(std::move(holds), sentence);
+}
+void FieldBuilder::add_alias(std::string_view name) {
+  spec_.aliases.emplace_back(name);
+}
+void FieldBuilder::add_none_word(std::string_view word) {
+  spec_.none_words.emplace_back(word);
+}
+void FieldBuilder::set_refused(std::string_view sentence, Harmless harmless) {
+  spec_.refused = sentence;
+  spec_.harmless = std::move(harmless);
+}
+void FieldBuilder::set_refused(std::string_view sentence, Words harmless) {
+  set_refused(sentence, any_of(harmless));
+}
+void FieldBuilder::set(std::string& text, std::string_view value) {
+  text = value;
 }
 
 }  // namespace automodel::config

@@ -34,6 +34,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -110,6 +111,12 @@ struct Schema {
   // The target that a `_target_` text names, or null pointer. A text names a target when it is one of its names, or the
   // last component of one (the last two for Class.method), or has the same first and last components as one.
   const TargetSpec* find_target(std::string_view text) const;
+
+  // What Fields calls.
+  FieldSpec& add(std::string_view name, std::string_view doc, Type::Get type, size_t offset);
+  void add_target(std::initializer_list<std::string_view> names, std::function<void(void*)> preset);
+  void add_check(std::function<void(const void*, Problems&)> run);
+  void flatten(const Schema& other, size_t offset);
 };
 
 // Whether a section is switched off: null, false, {} or `enabled: false` / `enable: false`. For refused().
@@ -144,11 +151,36 @@ struct Element<std::optional<T>> : Element<T> {};
 
 }  // namespace detail
 
+using Words = std::initializer_list<std::string_view>;
+
+// A predicate that accepts the given scalars, compared as text; "none" and "null" are the same. For refused().
+std::function<bool(const Node&)> any_of(Words scalars);
+
+// What Field does, without its type: kept out of line so that descriptions compile quickly.
+class FieldBuilder {
+ public:
+  explicit FieldBuilder(FieldSpec& spec) : spec_(spec) {}
+
+ protected:
+  using Holds = std::function<bool(const void*)>;
+  using Harmless = std::function<bool(const Node&)>;
+  void add_bound(Bound::Kind kind, double limit);
+  void add_choices(Words choices);
+  void add_must(Holds holds, std::string_view sentence);
+  void add_alias(std::string_view name);
+  void add_none_word(std::string_view word);
+  void set_refused(std::string_view sentence, Harmless harmless);
+  void set_refused(std::string_view sentence, Words harmless);
+  static void set(std::string& text, std::string_view value);
+
+  FieldSpec& spec_;
+};
+
 // A reference to a field under description; the rules chain. M is the member's type (void for a key without a member).
 template <class M>
-class Field {
+class Field : public FieldBuilder {
  public:
-  explicit Field(FieldSpec& spec) : spec_(spec) {}
+  using FieldBuilder::FieldBuilder;
 
   // Bounds of a number (of an optional one: when present).
   Field& above(double x) { return bound(Bound::Kind::kAbove, x); }
@@ -159,64 +191,50 @@ class Field {
   // The rules that follow hold for each element of a list, array or map.
   auto each() { return Field<typename detail::Element<M>::type>(spec_); }
   // Text must be one of these.
-  Field& one_of(std::vector<std::string> choices) {
+  Field& one_of(Words choices) {
     static_assert(std::is_same_v<typename detail::Strip<M>::type, std::string>, "one_of() is for text");
-    spec_.choices = std::move(choices);
-    return *this;
+    return add_choices(choices), *this;
   }
   // Any other rule on the whole member; the sentence says what must hold: "must be a power of two".
   template <class F>
-  Field& must(F holds, std::string sentence) {
-    spec_.musts.emplace_back([holds](const void* value) { return holds(*static_cast<const M*>(value)); },
-                             std::move(sentence));
+  Field& must(F holds, std::string_view sentence) {
+    add_must([holds](const void* value) { return holds(*static_cast<const M*>(value)); }, sentence);
     return *this;
   }
 
   Field& required() { return spec_.required = true, *this; }
   // Another accepted name of the key.
-  Field& alias(std::string name) { return spec_.aliases.push_back(std::move(name)), *this; }
+  Field& alias(std::string_view name) { return add_alias(name), *this; }
   // The key is not taken any more; the error says where it went.
-  Field& renamed_to(std::string where) { return spec_.renamed_to = std::move(where), *this; }
+  Field& renamed_to(std::string_view where) { return set(spec_.renamed_to, where), *this; }
   // Dumps mask the value whatever the key is called.
   Field& secret() { return spec_.secret = true, *this; }
   // Accepted, and said to do nothing: a note when it is written, and in explain().
-  Field& no_effect(std::string why) { return spec_.no_effect = std::move(why), *this; }
+  Field& no_effect(std::string_view why) { return set(spec_.no_effect, why), *this; }
   // Any value is an error with this sentence (what is not supported, and what to do), except null, the default, and
   // what `harmless` accepts.
-  Field& refused(std::string sentence, std::function<bool(const Node&)> harmless = nullptr) {
-    spec_.refused = std::move(sentence);
-    spec_.harmless = std::move(harmless);
-    return *this;
+  Field& refused(std::string_view sentence, Harmless harmless = nullptr) {
+    return set_refused(sentence, std::move(harmless)), *this;
   }
   // The same with harmless scalars as written: {"1", "false", "none"}.
-  Field& refused(std::string sentence, std::vector<std::string> harmless);
+  Field& refused(std::string_view sentence, Words harmless) { return set_refused(sentence, harmless), *this; }
   // An explicit null means the default.
   Field& null_is_default() { return spec_.null_is_default = true, *this; }
   // For optional members: this text means null too.
-  Field& none_word(std::string word) { return spec_.none_words.push_back(std::move(word)), *this; }
+  Field& none_word(std::string_view word) { return add_none_word(word), *this; }
   // For lists: a single value is a list of one.
   Field& one_or_list() { return spec_.one_or_list = true, *this; }
   // For variants: the target when `_target_` is left out.
-  Field& default_target(std::string target) { return spec_.default_target = std::move(target), *this; }
+  Field& default_target(std::string_view target) { return set(spec_.default_target, target), *this; }
 
  private:
   Field& bound(Bound::Kind kind, double x) {
     using Number = typename detail::Strip<M>::type;
     static_assert(std::is_arithmetic_v<Number> && !std::is_same_v<Number, bool>,
                   "bounds are for numbers; use each() for the elements of a container");
-    spec_.bounds.push_back({kind, x});
-    return *this;
+    return add_bound(kind, x), *this;
   }
-  FieldSpec& spec_;
 };
-
-// A predicate that accepts the given scalars, compared as text; "none" and "null" are the same.
-std::function<bool(const Node&)> any_of(std::vector<std::string> scalars);
-
-template <class M>
-Field<M>& Field<M>::refused(std::string sentence, std::vector<std::string> harmless) {
-  return refused(std::move(sentence), any_of(std::move(harmless)));
-}
 
 // Handed to `void describe(config::Fields<T>&)`.
 template <class T>
@@ -224,54 +242,38 @@ class Fields {
  public:
   explicit Fields(Schema& schema) : schema_(schema) {}
 
-  void doc(std::string text) { schema_.doc = std::move(text); }
+  void doc(std::string_view text) { schema_.doc = text; }
 
   // A key and its member.
   template <class M, class B>
-  Field<M> operator()(std::string name, M B::*member, std::string doc) {
-    FieldSpec& spec = schema_.fields.emplace_back();
-    spec.name = std::move(name);
-    spec.doc = std::move(doc);
-    spec.type = &type_of<M>;
-    spec.offset = offset_of(member);
-    return Field<M>(spec);
+  Field<M> operator()(std::string_view name, M B::*member, std::string_view doc) {
+    return Field<M>(schema_.add(name, doc, &type_of<M>, offset_of(member)));
   }
   // A key without a member: give it no_effect(), refused() or renamed_to(). "_*" stands for all keys that start with _.
-  Field<void> key(std::string name, std::string doc = "") {
-    FieldSpec& spec = schema_.fields.emplace_back();
-    spec.name = std::move(name);
-    spec.doc = std::move(doc);
-    return Field<void>(spec);
+  Field<void> key(std::string_view name, std::string_view doc = "") {
+    return Field<void>(schema_.add(name, doc, nullptr, 0));
   }
   // The keys `name`, `name_x`, `name_y`, ... in one map, under "default", "x", "y", ...
   template <class M, class B>
-  Field<std::map<std::string, M>> group(std::string name, std::map<std::string, M> B::*member, std::string doc) {
-    Field<std::map<std::string, M>> field = (*this)(std::move(name), member, std::move(doc));
-    schema_.fields.back().group = true;
-    return field;
+  Field<std::map<std::string, M>> group(std::string_view name, std::map<std::string, M> B::*member,
+                                        std::string_view doc) {
+    FieldSpec& spec = schema_.add(name, doc, &type_of<std::map<std::string, M>>, offset_of(member));
+    spec.group = true;
+    return Field<std::map<std::string, M>>(spec);
   }
-  // The keys of another described struct stand among the keys of this one. Its checks run too.
+  // The keys of another described struct stand among the keys of this one, and its checks run too. Its targets and its
+  // allow_unknown() do not count here.
   template <class M, class B>
   void flatten(M B::*member) {
-    const Schema& other = schema_of<M>();
-    const size_t offset = offset_of(member);
-    for (FieldSpec spec : other.fields) {
-      spec.offset += offset;
-      spec.null_is_default = spec.null_is_default || other.null_means_default;
-      schema_.fields.push_back(std::move(spec));
-    }
-    for (CheckSpec check : other.checks) {
-      check.offset += offset;
-      schema_.checks.push_back(std::move(check));
-    }
+    schema_.flatten(schema_of<M>(), offset_of(member));
   }
 
   // `_target_` texts that mean this struct, the canonical one first; the preset sets what differs from the defaults.
   // May be given several times. A struct with targets may also be written as a bare text: `loss_fn: masked_ce`.
-  void target(std::vector<std::string> names, std::type_identity_t<std::function<void(T&)>> preset = nullptr) {
-    TargetSpec spec{std::move(names), nullptr};
-    if (preset) spec.preset = [preset](void* value) { preset(*static_cast<T*>(value)); };
-    schema_.targets.push_back(std::move(spec));
+  void target(Words names) { schema_.add_target(names, nullptr); }
+  template <class F>
+  void target(Words names, F preset) {
+    schema_.add_target(names, [preset](void* value) { preset(*static_cast<T*>(value)); });
   }
   // A member that keeps the canonical name of the target, for structs with several.
   template <class B>
@@ -290,10 +292,9 @@ class Fields {
   void null_means_default() { schema_.null_means_default = true; }
 
   // A check of the whole struct. It runs when all its values could be read.
-  void check(std::type_identity_t<std::function<void(const T&, Problems&)>> run) {
-    schema_.checks.push_back({0, [run = std::move(run)](const void* value, Problems& problems) {
-                                run(*static_cast<const T*>(value), problems);
-                              }});
+  template <class F>
+  void check(F run) {
+    schema_.add_check([run](const void* value, Problems& problems) { run(*static_cast<const T*>(value), problems); });
   }
 
  private:

@@ -43,6 +43,7 @@ struct EnumTable {
 
   const Name* find(std::string_view text) const;
   const Name* of(int64_t value) const;
+  void add(std::string_view name, int64_t value, std::string_view doc);
 };
 
 // Handed to `void describe(config::Names<E>&)`.
@@ -50,9 +51,8 @@ template <class E>
 class Names {
  public:
   explicit Names(EnumTable& table) : table_(table) {}
-  Names& operator()(std::string name, E value, std::string doc = "") {
-    table_.names.push_back({std::move(name), static_cast<int64_t>(value), std::move(doc)});
-    return *this;
+  Names& operator()(std::string_view name, E value, std::string_view doc = "") {
+    return table_.add(name, static_cast<int64_t>(value), doc), *this;
   }
   Names& ignore_case() {
     table_.ignore_case = true;

@@ -1,0 +1,128 @@
+#include "train/bench.h"
+
+#include <omp.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "config/json_reader.h"
+#include "core/error.h"
+#include "core/rng.h"
+#include "engine/engine.h"
+#include "models/registry.h"
+#include "ops/cpu/peak.h"
+#include "train/tokens.h"
+
+namespace automodel::train {
+namespace {
+
+std::string config_of(const std::string& model) {
+  if (model == "gpt2")
+    return R"({"model_type": "gpt2", "vocab_size": 50304, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0})";
+  auto llama = [](int dim, int layers, int heads, int ff) {
+    return fmt::format(
+        R"({{"model_type": "llama", "vocab_size": 32000, "hidden_size": {}, "num_hidden_layers": {},
+            "num_attention_heads": {}, "intermediate_size": {}, "tie_word_embeddings": true, "rms_norm_eps": 1e-5}})",
+        dim, layers, heads, ff);
+  };
+  if (model == "llama15m") return llama(288, 6, 6, 768);
+  if (model == "llama110m") return llama(768, 12, 12, 2048);
+  fail(Fault::kUsage, "bench: unknown model '{}'; known are llama15m, llama110m and gpt2", model);
+}
+
+double operations_per_token(models::CausalLM& model, int64_t sequence) {
+  const auto& info = model.info();
+  int64_t weights = info.vocab_size * info.hidden_size;  // the head
+  for (int i = 0; i < model.layers(); ++i)
+    for (const nn::Param* p : model.layer_params(i))
+      if (p->shape.rank() == 2) weights += p->shape.numel();
+  return 6.0 * static_cast<double>(weights) + 12.0 * static_cast<double>(info.layers * info.hidden_size * sequence);
+}
+
+nn::Tokens random_tokens(const BenchShape& shape, int64_t rows, int64_t vocab, int rank, Allocator& allocator) {
+  Random random(7, hash_name("bench " + std::to_string(rank)));
+  data::Batch batch;
+  batch.rows = rows;
+  batch.cols = shape.sequence;
+  for (int64_t i = 0; i < rows * shape.sequence; ++i) {
+    batch.input_ids.push_back(
+        static_cast<int32_t>(random.below(static_cast<uint64_t>(vocab), static_cast<uint64_t>(2 * i))));
+    batch.labels.push_back(
+        static_cast<int32_t>(random.below(static_cast<uint64_t>(vocab), static_cast<uint64_t>(2 * i + 1))));
+    batch.position_ids.push_back(static_cast<int32_t>(i % shape.sequence));
+  }
+  return to_tokens(batch, allocator);
+}
+
+double peak_rss_mb() {
+  struct rusage usage {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024.0;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// All ranks together; they measure at the same time, as they compute at the same time.
+double peak_of_all(comm::Communicator& ranks, DType dtype) {
+  ranks.barrier();
+  return ranks.reduced(ops::cpu::peak_flops(dtype, 0.3), comm::Reduce::kSum);
+}
+
+}  // namespace
+
+BenchResult bench(const BenchShape& shape, comm::World& world) {
+  comm::Communicator& ranks = world.global();
+  AM_CHECK(shape.batch % ranks.size() == 0, Fault::kUsage, "bench: {} rows cannot be shared by {} ranks", shape.batch,
+           ranks.size());
+  auto allocator = make_cpu_allocator();
+  auto model = models::build(config::parse_json(config_of(shape.model), shape.model));
+  engine::EngineOptions options;
+  options.unit.param_dtype = shape.dtype;
+  options.adam = {.decoupled = true, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+  options.max_grad_norm = 0;
+  engine::Engine engine(*model, ranks, *allocator, options);
+  engine.initialise(1);
+  nn::Tokens tokens =
+      random_tokens(shape, shape.batch / ranks.size(), model->info().vocab_size, ranks.rank(), *allocator);
+  engine::StepInput input{std::span(&tokens, 1), shape.batch * shape.sequence, 1e-4, 0.1};
+
+  for (int i = 0; i < 2; ++i) engine.step(input);
+  std::vector<double> times;
+  double peak = peak_of_all(ranks, shape.dtype);
+  for (int64_t i = 0; i < shape.steps; ++i) {
+    ranks.barrier();
+    auto start = std::chrono::steady_clock::now();
+    engine.step(input);
+    times.push_back(ranks.reduced(seconds_since(start), comm::Reduce::kMax));
+  }
+  peak = (peak + peak_of_all(ranks, shape.dtype)) / 2;
+
+  std::ranges::nth_element(times, times.begin() + static_cast<int64_t>(times.size() / 2));
+  BenchResult result;
+  result.tokens_per_s = static_cast<double>(shape.batch * shape.sequence) / times[times.size() / 2];
+  result.gflops = result.tokens_per_s * operations_per_token(*model, shape.sequence) / 1e9;
+  result.share_of_peak = result.gflops * 1e9 / peak;
+  result.peak_rss_mb = ranks.reduced(peak_rss_mb(), comm::Reduce::kMax);
+  result.threads = omp_get_max_threads();
+  return result;
+}
+
+std::string to_json(const BenchShape& shape, const BenchResult& r, int ranks) {
+  return fmt::format(
+      R"({{"model": "{}", "dtype": "{}", "batch": {}, "seq": {}, "ranks": {}, "threads": {}, "tokens_per_s": {:.1f}, "gflops": {:.2f}, "share_of_peak": {:.4f}, "peak_rss_mb": {:.1f}}})",
+      shape.model, shape.dtype == DType::kBF16 ? "bf16" : "fp32", shape.batch, shape.sequence, ranks, r.threads,
+      r.tokens_per_s, r.gflops, r.share_of_peak, r.peak_rss_mb);
+}
+
+std::string to_text(const BenchShape& shape, const BenchResult& r, int ranks) {
+  return fmt::format(
+      "{} {} {} x {}: {} ranks x {} threads, {:.1f} tokens/s, {:.1f} GFLOP/s ({:.1f} % of peak), {:.0f} MiB",
+      shape.model, name_of(shape.dtype), shape.batch, shape.sequence, ranks, r.threads, r.tokens_per_s, r.gflops,
+      100 * r.share_of_peak, r.peak_rss_mb);
+}
+
+}  // namespace automodel::train

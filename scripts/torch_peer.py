@@ -184,9 +184,9 @@ def work(rank, options, port):
     times = [job.step() for _ in range(options.steps)]
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if options.ranks > 1:
-        both = torch.tensor([float(rss)])
-        torch.distributed.all_reduce(both)
-        rss = both.item()
+        largest = torch.tensor([float(rss)])
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        rss = largest.item()
     if rank == 0:
         step = statistics.median(times)
         tokens = options.batch * options.seq / step

@@ -7,6 +7,12 @@ namespace automodel::ops {
 using autograd::Gradients;
 using autograd::Var;
 
+namespace {
+
+constexpr int64_t kMaxHeadDim = 256;  // the tiles of the CPU kernels (cpu/attention_product.h) hold no more
+
+}  // namespace
+
 Var rope(const Var& qkv, const Tensor& positions, const RopeTable& table, const HeadLayout& layout) {
   const Kernels& k = kernels(qkv.value.device());
   int64_t heads = layout.heads + layout.kv_heads;
@@ -25,6 +31,8 @@ Var attention(const Var& qkv, AttentionArgs args, const Tensor& document_start) 
   AM_CHECK(qkv.value.cols() == layout.width() && qkv.value.rows() == args.batch * args.sequence, Fault::kShape,
            "attention: qkv has shape {}, expected [{}, {}]", qkv.value.shape().str(), args.batch * args.sequence,
            layout.width());
+  AM_CHECK(layout.head_dim <= kMaxHeadDim, Fault::kShape, "attention: head_dim is {}; the kernels take at most {}",
+           layout.head_dim, kMaxHeadDim);
   const Kernels& k = kernels(qkv.value.device());
   Allocator& allocator = qkv.tape->allocator();
   Tensor out = Tensor::empty({qkv.value.rows(), layout.heads * layout.head_dim}, qkv.value.dtype(), allocator);

@@ -6,8 +6,8 @@
 // gives the same bits, and all_reduce equals reduce_scatter followed by all_gather, on every backend. bf16 is summed in
 // fp32 and rounded once. Sums of integers wrap around; NaN wins a max or a min.
 //
-// Backends: make_single (comm/single.h), make_threads (comm/threads.h), comm/mpi_communicator.h, make_planning
-// (comm/planning.h). A World (comm/world.h) owns the first communicator of a run; others come from split and group.
+// Backends: make_single (comm/single.h), make_threads (comm/threads.h), make_planning (comm/planning.h), MPI processes
+// (World::mpi). A World (comm/world.h) owns the first communicator of a run; others come from split and group.
 //
 // Threads: one thread of a rank at a time uses the communicators of that rank.
 // Errors: Error(kComm) when a peer failed, was aborted, or did not come before the deadline; Error(kBug) when a call

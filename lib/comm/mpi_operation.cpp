@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <thread>
 
 #include "comm/patience.h"
 #include "comm/reduce.h"
@@ -28,6 +29,11 @@ void check_mpi(int code, const char* call, const std::string& where) {
   char text[MPI_MAX_ERROR_STRING] = "";
   int length = 0;
   MPI_Error_string(code, text, &length);
+  int kind = MPI_ERR_OTHER;
+  MPI_Error_class(code, &kind);
+  // A broken connection is mostly the echo of a peer that failed; leave it the time to end the run with its own
+  // message.
+  if (kind != MPI_ERR_TRUNCATE) std::this_thread::sleep_for(std::chrono::seconds(2));
   fail(Fault::kComm, "{} on '{}': {}", call, where, text);
 }
 

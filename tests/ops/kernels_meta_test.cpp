@@ -1,0 +1,33 @@
+// The tables: which one a device gets, and what the meta table does.
+#include <cstdlib>
+
+#include "core/error.h"
+#include "kernel_support.h"
+
+using namespace automodel;
+using namespace automodel::ops;
+
+TEST_CASE("a CPU tensor gets the fastest set that the processor runs") {
+  auto sets = cpu::runnable_sets();
+  REQUIRE(!sets.empty());
+  CHECK(sets.front().name == "base");
+  const char* wanted = std::getenv("AUTOMODEL_ISA");
+  if (wanted == nullptr) CHECK(&kernels(Device{}) == sets.back().kernels);
+}
+
+TEST_CASE("the meta kernels do nothing and need no memory") {
+  auto allocator = make_meta_allocator();
+  Tensor a = Tensor::empty(Shape{4, 6}, DType::kF32, *allocator),
+         b = Tensor::empty(Shape{6, 8}, DType::kF32, *allocator);
+  Tensor c = Tensor::empty(Shape{4, 8}, DType::kF32, *allocator);
+  const Kernels& table = kernels(a.device());
+  table.matmul(c, a, b, {});
+  table.add(c, c, c);
+  table.scale(c, 2);
+  CHECK(&table == &meta::table());
+}
+
+TEST_CASE("a device without kernels is refused by name") {
+  CHECK_THROWS_WITH_AS(kernels(Device{Device::Kind::kCuda, 1}),
+                       doctest::Contains("cuda:1: this build has no kernels for this device"), Error);
+}

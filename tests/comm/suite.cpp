@@ -155,7 +155,9 @@ void check_type(Communicator& c) {
   // The last one makes an all_reduce that is not small any more.
   const int64_t large = (int64_t{70} << 10) / (c.size() * static_cast<int64_t>(sizeof(T))) + 1;
   for (int64_t count : {int64_t{1}, int64_t{5}, int64_t{700}, large}) {
-    for (Reduce op : kOps) check_reductions<T>(c, count, op);
+    for (Reduce op : kOps) {
+      if (op == Reduce::kSum || count < large) check_reductions<T>(c, count, op);
+    }
     check_gather<T>(c, count);
   }
   std::vector<T> nothing;

@@ -64,8 +64,10 @@ std::string chat_template_text(const json& config) {
   if (it == config.end()) return "";
   if (it->is_string()) return it->get<std::string>();
   if (!it->is_array()) return "";
-  for (const auto& entry : *it)
-    if (entry.is_object() && entry.value("name", "") == "default") return entry.value("template", "");
+  for (const auto& entry : *it) {
+    auto is = [&](const char* key) { return entry.is_object() && entry.contains(key) && entry[key].is_string(); };
+    if (is("name") && is("template") && entry["name"] == "default") return entry["template"].get<std::string>();
+  }
   return "";
 }
 
@@ -128,6 +130,15 @@ void HfTokenizer::read_added_tokens(const JsonFields& root) {
   added_ = AddedTokens(std::move(tokens), [&](std::string_view text) { return normalizer_.apply(text); });
 }
 
+int32_t HfTokenizer::read_id(const JsonFields& json) {
+  bool fits = json.value().is_number_integer();
+  int64_t id = fits ? json.value().get<int64_t>() : -1;
+  AM_CHECK(id >= 0 && id < (int64_t{1} << 31), Fault::kData, "{}: {} is no token id", json.where(),
+           json.value().dump());
+  id_bound_ = std::max(id_bound_, id + 1);
+  return static_cast<int32_t>(id);
+}
+
 void HfTokenizer::read_post_processor(const JsonFields& json) {
   std::string type = json.text("type");
   if (type == "Sequence") {
@@ -138,9 +149,8 @@ void HfTokenizer::read_post_processor(const JsonFields& json) {
   } else if (type == "RobertaProcessing" || type == "BertProcessing") {
     auto id = [&](const char* key) {
       JsonFields pair = json.at(key);
-      AM_CHECK(pair.size() == 2 && pair[1].value().is_number_integer(), Fault::kData, "{}: must be [token, id]",
-               pair.where());
-      return pair[1].value().get<int32_t>();
+      AM_CHECK(pair.size() == 2, Fault::kData, "{}: must be [token, id]", pair.where());
+      return read_id(pair[1]);
     };
     before_.insert(before_.begin(), id("cls"));
     after_.push_back(id("sep"));
@@ -162,10 +172,7 @@ void HfTokenizer::read_template(const JsonFields& json) {
     }
     std::string name = pieces[i].at("SpecialToken").text("id");
     JsonFields ids = json.at("special_tokens").at(name).at("ids");
-    for (size_t k = 0; k < ids.size(); ++k) {
-      AM_CHECK(ids[k].value().is_number_integer(), Fault::kData, "{}: must be an id", ids[k].where());
-      (seen ? after : before).push_back(ids[k].value().get<int32_t>());
-    }
+    for (size_t k = 0; k < ids.size(); ++k) (seen ? after : before).push_back(read_id(ids[k]));
   }
   AM_CHECK(seen, Fault::kData, "{}: the template has no place for the text", pieces.where());
   before_.insert(before_.begin(), before.begin(), before.end());

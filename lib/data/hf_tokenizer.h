@@ -33,6 +33,7 @@ class HfTokenizer : public Tokenizer {
 
   void read(TokenizerJson& json, const std::string& file);
   void read_added_tokens(const JsonFields& json);
+  int32_t read_id(const JsonFields& json);  // an id that encoding can yield
   void read_post_processor(const JsonFields& json);
   void read_template(const JsonFields& json);
   void read_settings(const std::string& folder);

@@ -197,6 +197,8 @@ TEST_CASE("tokenizer_config.json names the special tokens, as text or as objects
   CHECK(tokenizer->encode("ab", true) == Ids{5, 3});
   CHECK(tokenizer->encode("ab", false) == Ids{3});
   CHECK(tokenizer->files().size() == 3);
+  folder.write("tokenizer_config.json", R"({"chat_template": [{"name": 3, "template": []}], "bos_token": 7})");
+  CHECK(folder.load()->settings().chat_template.empty());
   folder.write("chat_template.jinja", "from the file");
   CHECK(folder.load()->settings().chat_template == "from the file");
 }
@@ -280,6 +282,27 @@ TEST_CASE("a damaged tokenizer file is refused, naming the file and the damage")
   folder.write("tokenizer.json", whole);
   folder.write("tokenizer_config.json", "{");
   CHECK(contains(error_of(Fault::kData, [&] { load_tokenizer(folder.path()); }), "tokenizer_config.json: not valid"));
+}
+
+TEST_CASE("a tokenizer file with any byte changed loads or is refused, and nothing else happens") {
+  for (const char* name : {"byte_level", "added_tokens", "metaspace"}) {
+    std::string whole = read_file(fs::path(AUTOMODEL_SOURCE_DIR "/tests/data/golden") / name / "tokenizer.json");
+    TempFolder folder;
+    Random random(5, name);
+    for (uint64_t i = 0; i < 150; ++i) {
+      std::string damaged = whole;
+      // Most of a file is vocabulary; half of the changes go to the part before it.
+      size_t end = i % 2 == 0 ? whole.size() : whole.find("\"vocab\"");
+      damaged[random.below(end, 2 * i)] = "0\"{}[],:-x"[random.below(10, 2 * i + 1)];
+      folder.write("tokenizer.json", damaged);
+      try {
+        auto tokenizer = load_tokenizer(folder.path());
+        tokenizer->decode(tokenizer->encode("the mill 12 <s>", true), false);
+      } catch (const Error& error) {
+        CHECK(error.fault() == Fault::kData);
+      }
+    }
+  }
 }
 
 TEST_CASE("a missing tokenizer is named") {

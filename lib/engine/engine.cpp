@@ -51,6 +51,8 @@ Engine::Engine(models::CausalLM& model, comm::Communicator& ranks, Allocator& al
   }
 }
 
+Engine::~Engine() { model_.release_memory(); }
+
 std::vector<StateSlice> Engine::state() const {
   std::vector<StateSlice> out;
   for (size_t u = 0; u < units_.size(); ++u)

@@ -59,6 +59,8 @@ class Engine {
   // Allocates master weights and moments (zero). `model`, `ranks` (the data-parallel ranks) and `allocator` outlive it.
   Engine(models::CausalLM& model, comm::Communicator& ranks, Allocator& allocator, const EngineOptions& options);
 
+  ~Engine();
+
   // Every weight's slices on this rank, for initialising, loading and saving. Under ddp every rank holds everything.
   std::vector<StateSlice> state() const;
   // After the master weights were written.
@@ -72,6 +74,8 @@ class Engine {
   // f32 [rows.size(), vocab]: the logits at the given rows of [T, hidden]. Collective.
   Tensor logits(const nn::Tokens& tokens, std::span<const int64_t> rows);
 
+  // Whether each rank holds a part of the weights; otherwise every rank holds all of them.
+  bool sharded() const { return units_[0]->layout().shards() > 1; }
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
   // Sentences for the log: patterns that match nothing.

@@ -33,6 +33,10 @@ Tensor CausalLM::logits(const Var& x) {
   return ops::head_logits(parts_.final_norm.forward(x).value, head(), x.tape->allocator());
 }
 
+void CausalLM::release_memory() {
+  if (parts_.rope) parts_.rope->clear();
+}
+
 std::vector<nn::Param*> CausalLM::root_params() {
   std::vector<nn::Param*> out{&parts_.token_embedding};
   if (parts_.position_embedding) out.push_back(&*parts_.position_embedding);

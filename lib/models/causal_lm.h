@@ -56,6 +56,9 @@ class CausalLM {
   // f32 [rows, vocab] of the rows x [rows, hidden]; on a tape that does not record.
   Tensor logits(const autograd::Var& x);
 
+  // Drops what the model keeps in an engine's memory besides its Params.
+  void release_memory();
+
   // Everything outside of the blocks: embeddings, final norm, head.
   std::vector<nn::Param*> root_params();
   std::vector<nn::Param*> layer_params(int i);

@@ -29,6 +29,8 @@ class Rope {
       : frequencies_(rope_frequencies(rotary, theta, scaling)) {}
   // A table of at least `positions` rows. The returned handle stays valid when a larger one is made.
   ops::RopeTable table(int64_t positions, Allocator& allocator);
+  // Drops the table (its allocator is about to go).
+  void clear() { table_ = {}; }
 
  private:
   std::vector<float> frequencies_;

@@ -24,6 +24,10 @@ Unit::Unit(std::vector<nn::Param*> params, comm::Communicator& ranks, const Unit
     compute_ = Tensor::zeros({layout_.shard_size()}, options.param_dtype, allocator, MemoryClass::kParameters);
 }
 
+Unit::~Unit() {
+  for (const Segment& s : layout_.segments()) s.param->value = s.param->grad = {};
+}
+
 void Unit::publish() {
   if (compute_.defined()) ops::kernels(allocator_.device()).cast(compute_, master_);
 }

@@ -29,6 +29,11 @@ class Unit {
   // `ranks`: the data-parallel ranks; it and `allocator` outlive the unit. Allocates the master shard (not yet filled).
   Unit(std::vector<nn::Param*> params, comm::Communicator& ranks, const UnitOptions& options, Allocator& allocator);
 
+  // Takes its memory back from the Params, which may live longer.
+  ~Unit();
+  Unit(const Unit&) = delete;
+  Unit& operator=(const Unit&) = delete;
+
   const FlatLayout& layout() const { return layout_; }
   // What this rank owns of each Param.
   std::vector<Piece> pieces() const { return layout_.pieces(shard_index()); }

@@ -1,14 +1,18 @@
 #include "train/model_source.h"
 
-#include <nlohmann/json.hpp>
-
-#include "config/dump.h"
+#include "checkpoint/directory.h"
 #include "config/json_reader.h"
 #include "core/error.h"
 #include "core/file.h"
 
 namespace automodel::train {
 namespace {
+
+using checkpoint::HfModelDir;
+
+config::Node parse_config(const HfModelDir& dir) {
+  return config::parse_json(dir.config_text(), (dir.folder() / "config.json").string());
+}
 
 // Puts the fields of `over` over those of `base`; nested mappings are merged.
 void merge(config::Node& base, const config::Node& over) {
@@ -21,63 +25,72 @@ void merge(config::Node& base, const config::Node& over) {
   }
 }
 
-void finish(ModelSource& source, const config::Node& overrides) {
-  merge(source.config, overrides);
-  source.model = models::build(source.config);
-  if (const config::Node* archs = source.config.find("architectures"); archs == nullptr || archs->is_null()) {
+// A head of its own cannot appear or vanish: the weights decide.
+void check_tying(const config::Node& base, const config::Node& changes, const std::string& id) {
+  const config::Node* wanted = changes.find("tie_word_embeddings");
+  const config::Node* stored = base.find("tie_word_embeddings");
+  AM_CHECK(wanted == nullptr || stored == nullptr || *wanted == *stored, Fault::kConfig,
+           "model: tie_word_embeddings is {} in {} and cannot be changed to {}; leave it out", config::show(*stored),
+           id, config::show(*wanted));
+}
+
+// Builds the model and writes down what its checkpoints need to say.
+void finish(ModelSource& source, config::Node config) {
+  source.model = models::build(config);
+  if (const config::Node* names = config.find("architectures"); names == nullptr || names->is_null()) {
     config::Node list = config::Node::list();
-    list.append(config::Node::string(models::family_of(source.config).architecture));
-    source.config.set("architectures", std::move(list));
+    list.append(config::Node::string(models::family_of(config).architecture));
+    config.set("architectures", std::move(list));
   }
-  source.config.set(source.config.find("dtype") != nullptr ? "dtype" : "torch_dtype",
-                    config::Node::string(name_of(source.storage)));
-  source.config_json = config::dump_json(source.config);
+  config.set(config.find("dtype") != nullptr ? "dtype" : "torch_dtype", config::Node::string(name_of(source.storage)));
+  source.config_json = config::dump_json(config) + "\n";
 }
 
 }  // namespace
 
-ModelSource from_pretrained(const checkpoint::ModelLocation& location, const config::Node& overrides,
-                            std::optional<DType> dtype) {
+ModelSource open_model(const ModelSection& section) {
   ModelSource source;
-  source.id = location.name_or_path;
-  source.weights.emplace(checkpoint::find_model_dir(location));
-  source.config =
-      config::parse_json(source.weights->config_text(), (source.weights->folder() / "config.json").string());
-  source.storage = dtype.value_or(source.weights->torch_dtype().value_or(DType::kF32));
-  source.companions = source.weights->companion_files();
-  // A head of its own cannot appear or vanish: the weights decide.
-  if (const config::Node* tie = overrides.find("tie_word_embeddings")) {
-    const config::Node* stored = source.config.find("tie_word_embeddings");
-    AM_CHECK(stored == nullptr || *stored == *tie, Fault::kConfig,
-             "{}: tie_word_embeddings cannot be changed against the checkpoint, which has {}", source.id,
-             config::show(*stored));
+  const ModelCommon& common = common_of(section);
+  std::string weights = weights_source(section);
+  std::string config_from = config_source(section);
+  source.id = weights.empty() ? config_from : weights;
+  config::Node base;
+  std::optional<DType> stored;
+  fs::path file = config_from;
+  if (!weights.empty() || (!config_from.empty() && (file.extension() != ".json" || fs::is_directory(file)))) {
+    fs::path folder = checkpoint::find_model_dir({config_from, common.revision, common.cache_dir});
+    HfModelDir dir(folder, weights.empty() ? HfModelDir::Weights::kIgnored : HfModelDir::Weights::kRequired);
+    base = parse_config(dir);
+    source.companions = dir.companion_files();
+    if (!weights.empty()) {
+      stored = dir.torch_dtype();
+      source.weights.emplace(std::move(dir));
+    }
+  } else if (!config_from.empty()) {
+    AM_CHECK(fs::exists(file), Fault::kCheckpoint, "model.config: {}: there is no such file", config_from);
+    base = config::load_json(config_from);
   }
-  finish(source, overrides);
+  config::Node changes = config_changes(section);
+  if (!weights.empty()) check_tying(base, changes, source.id);
+  if (base.is_null()) {
+    base = config::Node::map();
+    base.set_origin(changes.origin());
+  }
+  merge(base, changes);
+  source.storage = model_dtype(section, stored);
+  finish(source, std::move(base));
   return source;
 }
 
-ModelSource from_config(const std::string& location, const config::Node& fields, std::optional<DType> dtype) {
+ModelSource open_folder(const std::string& name) {
+  fs::path folder = name;
+  if (auto latest = checkpoint::read_pointer(folder, checkpoint::kLatest)) folder = *latest;
   ModelSource source;
-  source.storage = dtype.value_or(DType::kBF16);
-  if (location.empty()) {
-    source.config = config::Node::map();
-    source.config.set_origin(fields.origin());
-    const config::Node* type = fields.find("model_type");
-    source.id = type != nullptr && type->is_string() ? type->as_string() : "";
-  } else {
-    source.id = location;
-    fs::path file = location;
-    if (file.extension() != ".json" || fs::is_directory(file)) {
-      checkpoint::HfModelDir dir(checkpoint::find_model_dir({.name_or_path = location}),
-                                 checkpoint::HfModelDir::Weights::kIgnored);
-      source.config = config::parse_json(dir.config_text(), (dir.folder() / "config.json").string());
-      source.companions = dir.companion_files();
-    } else {
-      AM_CHECK(fs::exists(file), Fault::kCheckpoint, "{}: there is no such file", location);
-      source.config = config::parse_json(read_file(file), location);
-    }
-  }
-  finish(source, fields);
+  source.id = name;
+  source.weights.emplace(checkpoint::find_model_dir({.name_or_path = folder.string()}));
+  source.companions = source.weights->companion_files();
+  source.storage = source.weights->torch_dtype().value_or(DType::kF32);
+  finish(source, parse_config(*source.weights));
   return source;
 }
 

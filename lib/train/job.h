@@ -1,0 +1,52 @@
+// A training job made ready: everything that a recipe names is opened, checked and put together, and nothing large is
+// allocated. Done before ranks are started, and by every rank.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/resume.h"
+#include "data/loader.h"
+#include "data/tokenizer.h"
+#include "engine/engine.h"
+#include "optim/lr_schedule.h"
+#include "train/model_source.h"
+#include "train/recipe_config.h"
+#include "train/step_scheduler.h"
+
+namespace automodel::train {
+
+struct Job {
+  LoadedRecipe recipe;
+  int world_size = 1;
+  ModelSource source;
+  distributed::Precision precision;
+  std::shared_ptr<const data::Tokenizer> tokenizer;  // of the training data; null when it has none
+  std::shared_ptr<const data::Dataset> dataset;
+  std::map<std::string, std::shared_ptr<const data::Dataset>> validation;
+  int64_t batches_per_epoch = 0;  // of one rank
+  std::optional<StepScheduler> scheduler;
+  std::optional<optim::LrSchedule> schedule;
+  checkpoint::Signature signature;
+  checkpoint::ResumeResult resume;
+  std::vector<std::string> warnings;  // plain sentences for the log
+
+  const RecipeConfig& config() const { return recipe.config; }
+};
+
+// Throws with every mistake of the recipe that can be known now, each naming its file, key and remedy.
+// `for_training` false (evaluation): no scheduler, no resuming; the training dataset is not opened.
+Job prepare(const RecipeSource& source, int world_size, bool for_training);
+
+engine::EngineOptions engine_options(const Job& job);
+
+// The loader of a dataset on one rank.
+data::LoaderOptions loader_options(const Job& job, const data::DataloaderConfig& dataloader, int rank, bool training);
+
+// tokens -> ids as a prompt: with the tokenizer's special tokens in front, without those at the end.
+std::vector<int32_t> encode_prompt(const data::Tokenizer& tokenizer, const std::string& text);
+
+}  // namespace automodel::train

@@ -26,7 +26,7 @@ struct Signals::Former {
   std::vector<std::pair<int, struct sigaction>> actions;
 };
 
-Signals::Signals(std::initializer_list<int> signals) : former_(std::make_unique<Former>()) {
+Signals::Signals(const std::vector<int>& signals) : former_(std::make_unique<Former>()) {
   AM_CHECK(!in_use.exchange(true), Fault::kBug, "signals: handlers are installed already");
   first_signal = 0;
   for (int signal : signals) {

@@ -2,8 +2,8 @@
 // answer over the ranks with an all_reduce (max), so that all of them stop at the same step.
 #pragma once
 
-#include <initializer_list>
 #include <memory>
+#include <vector>
 
 namespace automodel::comm {
 
@@ -11,7 +11,7 @@ class Signals {
  public:
   // Installs handlers for `signals` (SIGUSR1, SIGTERM, ...); interrupted system calls are restarted. One object may
   // live at a time: handlers belong to the process. A second arrival of SIGINT or SIGTERM has the default effect.
-  explicit Signals(std::initializer_list<int> signals);
+  explicit Signals(const std::vector<int>& signals);
   ~Signals();  // puts the former handlers back
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;

@@ -10,7 +10,7 @@ namespace automodel::comm {
 namespace {
 
 void copy(Buffer out, ConstBuffer in) {
-  if (out.data != in.data) std::memmove(out.data, in.data, static_cast<size_t>(in.bytes()));
+  if (out.data != in.data && in.count > 0) std::memmove(out.data, in.data, static_cast<size_t>(in.bytes()));
 }
 
 class SingleCommunicator final : public Communicator {
@@ -46,8 +46,8 @@ class SingleCommunicator final : public Communicator {
   Pending do_exchange(std::span<const Transfer> transfers) override {
     for (const Transfer& t : transfers) {
       if (t.direction != Transfer::Direction::kSend) continue;
-      const char* data = static_cast<const char*>(t.data.data);
-      box_[t.tag].emplace_back(data, data + t.data.bytes());
+      std::string& message = box_[t.tag].emplace_back(static_cast<size_t>(t.data.bytes()), '\0');
+      copy({message.data(), t.data.bytes(), DType::kU8}, {t.data.data, t.data.bytes(), DType::kU8});
     }
     for (const Transfer& t : transfers) {
       if (t.direction == Transfer::Direction::kSend) continue;
@@ -57,7 +57,7 @@ class SingleCommunicator final : public Communicator {
       AM_CHECK(static_cast<int64_t>(messages.front().size()) == t.data.bytes(), Fault::kBug,
                "receive on '{}': expects {} bytes, the message has {}", name(), t.data.bytes(),
                messages.front().size());
-      std::memcpy(t.data.data, messages.front().data(), messages.front().size());
+      copy(t.data, {messages.front().data(), t.data.bytes(), DType::kU8});
       messages.pop_front();
     }
     return {};

@@ -1,7 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <chrono>
-#include <csignal>
 #include <thread>
 
 #include "comm/single.h"
@@ -90,14 +90,17 @@ TEST_CASE("a rank that throws frees the others with its message") {
 }
 
 TEST_CASE("abort reaches ranks that wait in another communicator, and later calls") {
-  failure_of(4, [](comm::World& world) {
+  std::atomic<bool> split_done{false};
+  failure_of(4, [&](comm::World& world) {
     auto pair = world.global().split(world.rank() / 2, 0, "pair");
     world.set_place("tp " + std::to_string(world.rank() % 2));
     if (world.rank() == 3) {
+      while (!split_done) std::this_thread::yield();
       world.abort("out of memory");
       fail(Fault::kBug, "out of memory");
     }
     if (world.rank() == 2) {
+      split_done = true;
       std::vector<float> data(10);
       CHECK_THROWS_WITH(pair->receive(1, comm::buffer_of(data)), "rank 3 failed: [tp 1] out of memory");
       CHECK_THROWS_WITH(pair->barrier(), "rank 3 failed: [tp 1] out of memory");

@@ -13,9 +13,7 @@ struct Run {
   TempDir dir;
   Signature signature = ToyModel::signature();
 
-  void save(int64_t epoch, int64_t step) {
-    CheckpointWriter({.root = dir.path()}).save(ToyModel().request(epoch, step));
-  }
+  void save(int64_t epoch, int64_t step) { CheckpointWriter({.root = dir.path()}).save(toy().request(epoch, step)); }
   ResumeResult find(const std::string& from = "") { return find_resume({dir.path(), from, signature}); }
   std::string refusal(const std::string& from = "") {
     Error error = error_of([&] { find(from); });

@@ -110,7 +110,7 @@ TEST_CASE("tensor-parallel boxes, transposed storage and a narrower type are wri
       // In two flat pieces that cut a row.
       Region head = region, tail = region;
       head.end = tail.begin = 2 * width + 1;
-      SaveRequest request = ToyModel().request(0, 0);
+      SaveRequest request = toy().request(0, 0);
       request.optimizer = {};
       request.model = {{{"w", DType::kBF16, stored_shape(region)}},
                        {{head, DType::kF32, mine.data()}, {tail, DType::kF32, mine.data() + head.end}}};
@@ -197,7 +197,7 @@ TEST_CASE("a directory that cannot be made or written is an io error that names 
   TempDir dir;
   write_text(dir / "file", "");
   for (const fs::path& root : {dir / "file" / "run", fs::path("/proc/self/automodel")}) {
-    Error error = error_of([&] { CheckpointWriter({.root = root}).save(ToyModel().request(0, 1)); });
+    Error error = error_of([&] { CheckpointWriter({.root = root}).save(toy().request(0, 1)); });
     CHECK(error.fault() == Fault::kIo);
     CHECK(contains(error.what(), root.string()));
     CHECK(error_of([&] { prepare_root(root); }).fault() == Fault::kIo);
@@ -250,9 +250,10 @@ TEST_CASE("killed at any stage, the run continues from a complete checkpoint and
 TEST_CASE("a complete checkpoint is never overwritten") {
   TempDir dir;
   CheckpointWriter writer({.root = dir.path()});
-  writer.save(ToyModel(1).request(0, 1));
+  ToyModel first(1), second(2);
+  writer.save(first.request(0, 1));
   auto before = snapshot(dir.path());
-  Error error = error_of([&] { writer.save(ToyModel(2).request(0, 1)); });
+  Error error = error_of([&] { writer.save(second.request(0, 1)); });
   CHECK(error.fault() == Fault::kCheckpoint);
   CHECK(contains(error.what(), "already exists"));
   CHECK(snapshot(dir.path()) == before);
@@ -262,7 +263,7 @@ TEST_CASE("LOWEST_VAL moves only to a finite and strictly lower loss, also after
   TempDir dir;
   auto save = [&](int64_t step, std::vector<std::pair<std::string, double>> losses,
                   const std::string& key = "default") {
-    auto request = ToyModel().request(0, step);
+    auto request = toy().request(0, step);
     request.val_losses = std::move(losses);
     CheckpointWriter({.root = dir.path(), .best_metric_key = key}).save(request);
     auto target = read_pointer(dir.path(), kLowestVal);
@@ -284,7 +285,7 @@ TEST_CASE("retention keeps the newest and whatever a pointer names") {
   TempDir dir;
   WriterOptions options{.root = dir.path(), .max_recent_checkpoints = 2};
   auto save = [&](int64_t epoch, int64_t step, double loss) {
-    auto request = ToyModel().request(epoch, step);
+    auto request = toy().request(epoch, step);
     request.val_losses = {{"default", loss}};
     CheckpointWriter(options).save(request);
     std::string names;
@@ -315,7 +316,7 @@ TEST_CASE("pointers are text files where links are not to be had") {
   TempDir dir;
   CheckpointWriter writer({.root = dir.path(), .max_recent_checkpoints = 1, .symlinks = false});
   for (int64_t step : {1, 2}) {
-    auto request = ToyModel().request(0, step);
+    auto request = toy().request(0, step);
     request.val_losses = {{"default", static_cast<double>(step)}};
     writer.save(request);
   }
@@ -326,7 +327,7 @@ TEST_CASE("pointers are text files where links are not to be had") {
   CHECK(find_resume({dir.path(), "LOWEST_VAL", ToyModel::signature()}).point->step == 1);
   CHECK(find_resume({dir.path(), (dir / "LOWEST_VAL").string(), ToyModel::signature()}).point->step == 1);
   // A run that can make links takes over.
-  CheckpointWriter({.root = dir.path()}).save(ToyModel().request(0, 3));
+  CheckpointWriter({.root = dir.path()}).save(toy().request(0, 3));
   CHECK(!fs::exists(dir / "LATEST.txt"));
   CHECK(find_resume({dir.path(), "", ToyModel::signature()}).point->step == 3);
 }
@@ -354,11 +355,11 @@ TEST_CASE("a large model is split into shards with an index, and the consolidate
 TEST_CASE("files that would shadow ours or leave the folder are refused") {
   TempDir dir;
   for (const char* name : {"automodel_checkpoint.json", "../x", "a/b", "", "..", "model.safetensors", ".incomplete"}) {
-    auto request = ToyModel().request(0, 1);
+    auto request = toy().request(0, 1);
     request.hf_files[name] = "x";
     CHECK(error_of([&] { CheckpointWriter({.root = dir.path()}).save(request); }).fault() == Fault::kBug);
   }
-  auto request = ToyModel().request(0, 1);
+  auto request = toy().request(0, 1);
   request.trainer_state = "{";
   CHECK(error_of([&] { CheckpointWriter({.root = dir.path()}).save(request); }).fault() == Fault::kBug);
 }

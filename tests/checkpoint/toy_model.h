@@ -42,7 +42,9 @@ struct ToyModel {
     return result;
   }
 
-  SaveRequest request(int64_t epoch, int64_t step, int rank = 0, int size = 1) const {
+  // Points into the model.
+  SaveRequest request(int64_t epoch, int64_t step, int rank = 0, int size = 1) const&& = delete;
+  SaveRequest request(int64_t epoch, int64_t step, int rank = 0, int size = 1) const& {
     SaveRequest r;
     r.epoch = epoch;
     r.step = step;
@@ -73,5 +75,11 @@ struct ToyModel {
     return result;
   }
 };
+
+// For tests that care little about values.
+inline const ToyModel& toy() {
+  static const ToyModel model;
+  return model;
+}
 
 }  // namespace automodel::checkpoint::test

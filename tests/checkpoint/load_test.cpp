@@ -120,6 +120,17 @@ TEST_CASE("any range of any box gives the elements that indexing gives") {
   }
 }
 
+TEST_CASE("a transposed matrix larger than the copy's tiles is turned without losing an element") {
+  TempDir dir;
+  TensorSet set = TensorSet::open(write(dir / "f", {counted("m", {133, 201})}));
+  Region region{.name = "m", .shape = {201, 133}, .begin = 50, .end = 201 * 133 - 7, .stored_transposed = true};
+  auto values = load_region(set, region);
+  size_t wrong = 0;
+  for (int64_t e = region.begin; e < region.end; ++e)
+    wrong += values[static_cast<size_t>(e - region.begin)] != static_cast<float>((e % 133) * 201 + e / 133);
+  CHECK(wrong == 0);
+}
+
 TEST_CASE("regions that do not lie inside their tensor are bugs of the caller") {
   for (Region bad : std::vector<Region>{{.name = "a", .shape = {4}, .begin = 0, .end = 5},
                                         {.name = "a", .shape = {4}, .begin = 3, .end = 2},

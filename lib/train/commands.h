@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "train/bench.h"
+
 namespace automodel::train {
 
 enum class Format { kText, kJson };
@@ -48,10 +50,12 @@ struct GenerateOptions {
 int run_generate(const GenerateOptions& options);
 
 struct BenchOptions {
-  RecipeSource recipe;
+  BenchShape shape;
+  std::optional<int> nproc_per_node;
+  std::vector<std::string> command_line;  // argv, for starting the ranks
   Format format = Format::kText;
 };
-// Times steps of a recipe.
+// Times training steps of a known shape.
 int run_bench(const BenchOptions& options);
 
 }  // namespace automodel::train

@@ -1,0 +1,30 @@
+// For developers: not listed in --help.
+#include <CLI/CLI.hpp>
+#include <map>
+#include <memory>
+
+#include "commands.h"
+
+namespace automodel::cli {
+
+void add_bench(CLI::App& app, Context& context) {
+  auto options = std::make_shared<train::BenchOptions>();
+  CLI::App& command = *app.add_subcommand("bench", "Time training steps of a known shape");
+  command.group("");
+  command.add_option("--model", options->shape.model, "llama15m, llama110m or gpt2")->required();
+  command.add_option("--dtype", options->shape.dtype, "Type of the compute: fp32 or bf16")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, DType>{{"fp32", DType::kF32}, {"bf16", DType::kBF16}}));
+  command.add_option("--batch", options->shape.batch, "Rows of the global batch")->check(CLI::PositiveNumber);
+  command.add_option("--seq", options->shape.sequence, "Tokens of a row")->check(CLI::PositiveNumber);
+  command.add_option("--steps", options->shape.steps, "Steps that are timed")->check(CLI::PositiveNumber);
+  command.add_option("--nproc-per-node", options->nproc_per_node, "Ranks on this machine")->check(CLI::PositiveNumber);
+  add_format(command, options->format);
+  command.callback([options, &context] {
+    context.action = [options, &context] {
+      options->command_line = context.command_line;
+      return train::run_bench(*options);
+    };
+  });
+}
+
+}  // namespace automodel::cli

@@ -1,0 +1,39 @@
+// The commands of the program. Each add_ function describes one on the command line; the one that is called leaves its
+// work in the context.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "train/commands.h"
+
+namespace CLI {
+class App;
+}
+
+namespace automodel::cli {
+
+struct Context {
+  std::vector<std::string> command_line;   // argv
+  std::vector<std::string> overrides;      // its --KEY.PATH VALUE tokens
+  std::vector<CLI::App*> takes_overrides;  // the commands that read a recipe
+  std::function<int()> action;             // of the command that was called; returns the exit code
+};
+
+// `context` outlives `app`.
+void add_train(CLI::App& app, Context& context);
+void add_eval(CLI::App& app, Context& context);
+void add_config(CLI::App& app, Context& context);
+void add_generate(CLI::App& app, Context& context);
+void add_bench(CLI::App& app, Context& context);
+
+// Options that several commands have.
+void add_recipe(CLI::App& command, Context& context, std::string& path);
+void add_format(CLI::App& command, train::Format& format);
+
+// Moves the overrides out of `arguments` (argv without the program) into the context. What stays is for CLI11:
+// commands, their flags and positional words. A recipe as the first word means the command train.
+void take_overrides(const CLI::App& app, Context& context, std::vector<std::string>& arguments);
+
+}  // namespace automodel::cli

@@ -1,0 +1,218 @@
+#include "train/recipe_config.h"
+
+#include <fmt/core.h>
+
+#include "config/config.h"
+
+namespace automodel::train {
+
+namespace {
+
+bool loads_no_quantised_weights(const config::Node& node) {
+  for (const config::Entry& entry : node.entries()) {
+    if (entry.key.starts_with("load_in_") && !config::is_off(entry.value)) return false;
+  }
+  return true;
+}
+
+// Sections that belong to features this program does not have yet. Switched off they pass.
+void describe_unsupported(config::Fields<RecipeConfig>& f) {
+  const std::pair<const char*, const char*> sections[] = {
+      {"peft", "adapters (LoRA) are not supported yet"},
+      {"fp8", "fp8 is not supported yet"},
+      {"qat", "quantisation-aware training is not supported yet"},
+      {"wandb", "Weights & Biases is not supported yet; training.jsonl has every number"},
+      {"mlflow", "MLflow is not supported yet; training.jsonl has every number"},
+      {"comet", "Comet is not supported yet; training.jsonl has every number"},
+      {"benchmark", "the benchmark recipe is not supported yet"},
+      {"neftune", "NEFTune is not supported yet"},
+      {"embedding_row_repair", "the repair of embedding rows is not supported yet"},
+      {"moe_metrics", "mixtures of experts are not supported yet"},
+      {"tool_call_eval", "the evaluation of tool calls is not supported yet"},
+      {"teacher_model", "knowledge distillation is not supported yet"},
+      {"teacher_distributed", "knowledge distillation is not supported yet"},
+      {"kd_loss_fn", "knowledge distillation is not supported yet"},
+      {"kd_ratio", "knowledge distillation is not supported yet"},
+      {"offload_teacher_model", "knowledge distillation is not supported yet"},
+      {"separate_meshes", "knowledge distillation is not supported yet"},
+      {"ema", "averaged weights are not supported yet"},
+      {"freeze_config", "freezing parts of a model is not supported yet"},
+      {"processor", "only text models are supported"},
+      {"skypilot", "SkyPilot is not supported; start the job with mpirun, srun or --hosts"},
+      {"nemo_run", "NeMo-Run is not supported; start the job with mpirun, srun or --hosts"},
+  };
+  for (const auto& [key, sentence] : sections) {
+    f.key(key).refused(fmt::format("{}; remove this section", sentence), config::is_off);
+  }
+  f.key("quantization")
+      .refused("quantised base models are not supported yet; remove this section", [](const config::Node& node) {
+        return config::is_off(node) || (node.is_map() && loads_no_quantised_weights(node));
+      });
+}
+
+void describe_without_effect(config::Fields<RecipeConfig>& f) {
+  f.key("compile").no_effect("kernels are compiled ahead");
+  f.key("nvtx").no_effect("there are no NVTX ranges on CPUs");
+  f.key("prewarm").no_effect("kernels need no warming up");
+  f.key("sdpa_method").no_effect("each operation has one implementation here");
+  f.key("ci").no_effect("it is for test harnesses");
+  for (const char* key : {"parallelizer", "autopipeline", "distributed_config", "longalign"}) {
+    f.key(key).no_effect("the reference does not read it either");
+  }
+  f.key("_*").no_effect("keys that start with _ are comments");
+}
+
+void check_lr_schedule(const RecipeConfig& r, config::Problems& problems) {
+  if (!r.lr_scheduler || std::holds_alternative<optim::MatrixOptimizerConfig>(r.optimizer)) return;
+  const optim::AdamSettings adam = optim::resolve(r.optimizer);
+  // How many steps an epoch has is not known before the data is read, but the run is not longer than this.
+  const int64_t at_most = r.step_scheduler.max_steps.value_or(0);
+  optim::check_schedule(*r.lr_scheduler, {adam.lr, adam.weight_decay, at_most},
+                        [&](std::string_view key, std::string message, std::string hint) {
+                          problems.add(fmt::format("lr_scheduler.{}", key), std::move(message), std::move(hint));
+                        });
+}
+
+void check_tokenizers(const RecipeConfig& r, config::Problems& problems) {
+  const auto check = [&](const std::string& key, const data::DatasetConfig& dataset) {
+    if (!data::needs_tokenizer(dataset) || tokenizer_for(r, dataset)) return;
+    problems.add(key, "this dataset is made from text and the model's config stands in the recipe: no tokenizer",
+                 fmt::format("write {}.tokenizer: byte, or name a folder with a tokenizer.json", key));
+  };
+  check("dataset", r.dataset);
+  for (const auto& [name, dataset] : r.validation_datasets) {
+    check(name == "default" ? "validation_dataset" : "validation_dataset_" + name, dataset);
+  }
+  if (r.sample && !tokenizer_for(r, r.dataset)) {
+    problems.add("sample", "a sample needs a tokenizer",
+                 "write tokenizer: byte, or name a folder with a tokenizer.json");
+  }
+}
+
+// The reference lets the loader's batches differ from the scheduler's, and then counts samples wrongly.
+void check_batch_size(const RecipeConfig& r, config::Problems& problems) {
+  const int64_t local = r.step_scheduler.local_batch_size;
+  if (r.dataloader.batch_size.value_or(local) == local) return;
+  problems.add(
+      "dataloader.batch_size",
+      fmt::format("batch_size {} differs from step_scheduler.local_batch_size {}", *r.dataloader.batch_size, local),
+      "leave batch_size out");
+}
+
+void check_batches(const RecipeConfig& r, int64_t dp_size, config::Problems& problems) {
+  const StepSchedulerConfig& s = r.step_scheduler;
+  if (accumulation_steps(s.global_batch_size, s.local_batch_size, dp_size)) return;
+  problems.add(
+      "step_scheduler.global_batch_size",
+      fmt::format("global_batch_size {} is not a multiple of local_batch_size {} * {} data-parallel ranks = {}",
+                  s.global_batch_size, s.local_batch_size, dp_size, s.local_batch_size * dp_size),
+      global_batch_hint(s.global_batch_size, s.local_batch_size, dp_size));
+}
+
+// A null validation dataset is none.
+void drop_null_validation_sets(config::Node& node) {
+  std::vector<std::string> absent;
+  for (const config::Entry& entry : node.entries()) {
+    if (entry.key.starts_with("validation_dataset") && entry.value.is_null()) absent.push_back(entry.key);
+  }
+  for (const std::string& key : absent) node.erase(key);
+}
+
+}  // namespace
+
+void describe(config::Fields<RecipeConfig>& f) {
+  using R = RecipeConfig;
+  f.doc("A training recipe.");
+  f("recipe", &R::recipe, "The training procedure: TrainFinetuneRecipeForNextTokenPrediction.").required();
+  f("step_scheduler", &R::step_scheduler, "Batch sizes, the length of the run, and when it validates and saves.")
+      .required();
+  f("seed", &R::seed, "Seed of everything random. Default: rng.seed, else 42.").at_least(0);
+  f("rng", &R::rng, "Random numbers.");
+  f("dist_env", &R::dist_env, "How ranks talk.");
+  f("model", &R::model, "The model: NeMoAutoModelForCausalLM.from_pretrained or .from_config.").required();
+  f("checkpoint", &R::checkpoint, "Saving and resuming.");
+  f("distributed", &R::distributed, "How the model lies on the ranks.").default_target("fsdp2");
+  f("loss_fn", &R::loss_fn, "The loss. All targets compute the same cross entropy.");
+  f("optimizer", &R::optimizer, "The optimizer, such as torch.optim.AdamW.").required();
+  f("lr_scheduler", &R::lr_scheduler, "Learning rate and weight decay by step. Absent: constant.");
+  f("dataset", &R::dataset, "The training data, such as _target_: text.").required();
+  f.group("validation_dataset", &R::validation_datasets, "Validation data; validation_dataset_NAME for several.");
+  f("dataloader", &R::dataloader, "How training samples are drawn.").null_is_default();
+  f("validation_dataloader", &R::validation_dataloader, "How validation samples are drawn.").null_is_default();
+  f("tokenizer", &R::tokenizer, "Tokenizer of the datasets that name none. Default: the model's.");
+  f("clip_grad_norm", &R::clip_grad_norm, "Clipping of the gradient's norm.").null_is_default();
+  f("mfu", &R::mfu, "What the utilisation is measured against.").null_is_default();
+  f("device", &R::device, "Where to compute.")
+      .must([](Device device) { return device != Device::kCuda; },
+            "must be auto or cpu: this program has no CUDA backend yet");
+  f("launch", &R::launch, "How many ranks a run gets.").null_is_default();
+  f("sample", &R::sample, "A text that the model continues when training is over.");
+  f("packed_sequence", &R::packed_sequence, "Several samples in one row. Not supported yet.").null_is_default();
+  describe_unsupported(f);
+  describe_without_effect(f);
+  f.check(check_lr_schedule);
+  f.check(check_tokenizers);
+  f.check(check_batch_size);
+  f.check([](const R& r, config::Problems& problems) {
+    const auto dp = distributed::sizes_of(r.distributed).requested_dp();
+    if (dp && distributed::strategy_of(r.distributed) == distributed::Strategy::kFsdp2) check_batches(r, *dp, problems);
+  });
+}
+
+std::optional<data::TokenizerConfig> tokenizer_for(const RecipeConfig& recipe, const data::DatasetConfig& dataset) {
+  if (const data::TokenizerConfig* own = data::tokenizer_of(dataset)) return *own;
+  if (recipe.tokenizer) return recipe.tokenizer;
+  const std::string source = config_source(recipe.model);
+  if (source.empty()) return std::nullopt;
+  return data::TokenizerConfig(source);
+}
+
+config::Node LoadedRecipe::resolved() const {
+  config::Node tree = config::to_node(config, &node);
+  if (config::Node* section = tree.find("distributed")) distributed::tidy_dump(*section);
+  return tree;
+}
+
+std::string LoadedRecipe::yaml(bool with_origins) const {
+  return config::dump(resolved(), {.origins = with_origins});
+}
+
+LoadedRecipe read_recipe(config::Node node, config::Report& report) {
+  if (!node.find("distributed")) {
+    if (node.is_map()) node.set("distributed", config::Node::map());
+  }
+  if (config::Node* section = node.find("distributed")) distributed::prepare_section(*section, report);
+  drop_null_validation_sets(node);
+  LoadedRecipe recipe;
+  recipe.config = config::read<RecipeConfig>(node, report);
+  recipe.node = std::move(node);
+  recipe.notes = report.notes();
+  return recipe;
+}
+
+LoadedRecipe load_recipe(const RecipeSource& source, config::Report& report) {
+  const config::Overrides overrides = config::parse_overrides(source.overrides, report);
+  config::Node node = config::load_yaml(overrides.config_path.value_or(source.path));
+  config::apply(node, overrides);
+  return read_recipe(std::move(node), report);
+}
+
+LoadedRecipe load_recipe(const RecipeSource& source) {
+  config::Report report;
+  LoadedRecipe recipe = load_recipe(source, report);
+  report.throw_if_any();
+  return recipe;
+}
+
+void check_against_world(const LoadedRecipe& recipe, int64_t world_size, config::Report& report) {
+  const config::Node* section = recipe.node.find("distributed");
+  const config::Node empty = config::Node::map();
+  config::Problems of_section(report, section ? *section : empty, "distributed");
+  const size_t before = report.problems().size();
+  const auto parallel = distributed::resolve_data_parallel(recipe.config.distributed, world_size, of_section);
+  if (report.problems().size() != before) return;
+  config::Problems problems(report, recipe.node, "");
+  check_batches(recipe.config, parallel.dp_size, problems);
+}
+
+}  // namespace automodel::train

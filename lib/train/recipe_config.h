@@ -1,0 +1,81 @@
+// A recipe: every section of the YAML file in one struct. Each section belongs to the room that acts on it; this file
+// only puts them together and checks them against each other.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/report.h"
+#include "config/schema.h"
+#include "data/data_config.h"
+#include "distributed/distributed_section.h"
+#include "optim/lr_schedule.h"
+#include "optim/optimizer_config.h"
+#include "train/checkpoint_section.h"
+#include "train/commands.h"
+#include "train/loss_section.h"
+#include "train/model_section.h"
+#include "train/run_sections.h"
+#include "train/step_scheduler.h"
+
+namespace automodel::train {
+
+struct RecipeConfig {
+  RecipeKind recipe;
+  StepSchedulerConfig step_scheduler;
+  std::optional<int64_t> seed;  // see base_seed()
+  RngConfig rng;
+  DistEnvConfig dist_env;
+  ModelSection model;
+  CheckpointConfig checkpoint;
+  distributed::DistributedSection distributed;
+  LossConfig loss_fn;
+  optim::OptimizerConfig optimizer;
+  std::optional<optim::LrScheduleConfig> lr_scheduler;
+  data::DatasetConfig dataset;
+  std::map<std::string, data::DatasetConfig> validation_datasets;  // by name; `validation_dataset` is "default"
+  data::DataloaderConfig dataloader;
+  data::DataloaderConfig validation_dataloader;
+  PackedSequenceConfig packed_sequence;
+  std::optional<data::TokenizerConfig> tokenizer;  // for datasets that name none
+  ClipGradNormConfig clip_grad_norm;
+  MfuConfig mfu;
+  Device device = Device::kAuto;
+  LaunchConfig launch;
+  std::optional<SampleConfig> sample;
+
+  // `seed`, else `rng.seed`, else 42.
+  int64_t base_seed() const { return seed.value_or(rng.seed.value_or(42)); }
+};
+void describe(config::Fields<RecipeConfig>&);
+
+// Where a dataset's tokenizer is: its own, else the recipe's `tokenizer`, else the model's folder. Nothing: nowhere.
+std::optional<data::TokenizerConfig> tokenizer_for(const RecipeConfig& recipe, const data::DatasetConfig& dataset);
+
+// A recipe and the tree it was read from, in which every value knows where it was written.
+struct LoadedRecipe {
+  RecipeConfig config;
+  config::Node node;
+  std::vector<config::Problem> notes;  // accepted keys that have no effect
+
+  // The resolved recipe as YAML, every key with its value; reading it gives the same recipe. Secrets are masked.
+  std::string yaml(bool with_origins = false) const;
+  // The same as a tree.
+  config::Node resolved() const;
+};
+
+// Reads the file and applies the overrides. Mistakes go to `report`; the result is usable only when it is empty. A file
+// that is missing or no YAML is an Error.
+LoadedRecipe load_recipe(const RecipeSource& source, config::Report& report);
+// The same; throws Error(kConfig) with every mistake.
+LoadedRecipe load_recipe(const RecipeSource& source);
+// The same from a tree.
+LoadedRecipe read_recipe(config::Node node, config::Report& report);
+
+// What can only be checked when the number of ranks is known: the mesh, and the batch sizes on it.
+void check_against_world(const LoadedRecipe& recipe, int64_t world_size, config::Report& report);
+
+}  // namespace automodel::train

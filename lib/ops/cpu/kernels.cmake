@@ -19,11 +19,6 @@ set(CPU_KERNEL_SOURCES
   rope.cpp
 )
 list(TRANSFORM CPU_KERNEL_SOURCES PREPEND cpu/)
-foreach(source ${CPU_KERNEL_SOURCES})
-  if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
-    list(REMOVE_ITEM CPU_KERNEL_SOURCES ${source})
-  endif()
-endforeach()
 
 # A product and a sum may become one fused operation: kernels promise tolerances, not the bits of an instruction set.
 # (A property of the sources, because it has to come after the project's own -ffp-contract.)

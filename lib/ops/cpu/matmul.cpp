@@ -1,35 +1,30 @@
 // The matrix product, after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008).
 //
-// Slabs of both operands are packed by all threads together into shared scratch that fits the outer cache; then threads
-// take tasks, each some panels of a by some panels of b, whose tile sums run over stretches of K short enough for the
-// panels to stay in the inner caches. Blocks of K depend on the shape alone, so the result does not depend on the
-// number of threads or on who takes which task.
+// A slab of b is packed by all threads together into shared scratch of about the size of the outer cache. Then threads
+// take tasks: some panels of rows of a, which they pack into scratch of their own that fits the second cache, by the
+// panels of b, whose tiles run over stretches of K. The blocks of K depend on the shape alone, so the result does not
+// depend on the number of threads or on who takes which task.
+#include <type_traits>
+
 #include "ops/cpu/loops.h"
 #include "ops/cpu/matmul_pack.h"
 
 namespace automodel::ops::cpu::AUTOMODEL_ISA {
 namespace {
 
-constexpr int64_t kStretch = 384;         // words of K in one run of a tile
-constexpr int64_t kSlabK = 4 * kStretch;  // words of K packed at once
-constexpr int64_t kSlabWords = int64_t{2} << 20;
-constexpr int64_t kTaskRows = 12, kTaskColumns = 8;  // panels
+constexpr int64_t kStretch = 768;                      // words of K in one run of a tile, at most
+constexpr int64_t kSlabWords = int64_t{2} << 20;       // words of b packed at once
+constexpr int64_t kMinSlabK = 1536, kMaxSlabK = 8192;  // words of K in a slab
+constexpr int64_t kTaskRows = 8;                       // panels of a in a task, at most
+constexpr int64_t kTaskColumns = 16;                   // panels of b in a task, at least, where there are as many
 
-constexpr int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-constexpr int64_t round_up(int64_t a, int64_t b) {
-  return divide_up(a, b) * b;
-}
-constexpr int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : smaller(x, high); }
 
 // n cut into equal parts of at most `most`, each a multiple of `unit`.
-int64_t even_part(int64_t n, int64_t most, int64_t unit) {
-  int64_t parts = divide_up(n, most);
-  return parts <= 1 ? round_up(n, unit) : round_up(divide_up(n, parts), unit);
-}
+int64_t even_part(int64_t n, int64_t most, int64_t unit) { return round_up(divide_up(n, divide_up(n, most)), unit); }
 
 template <class In, class Out, bool kPairs>
 class Product {
@@ -45,50 +40,53 @@ class Product {
         accumulate_(args.accumulate),
         ldc_(c.row_stride()),
         a_source_{a.row_stride(), !args.transpose_a},
-        b_source_{b.row_stride(), args.transpose_b} {
-    words_ = divide_up(k_, kPerWord);
-    slab_k_ = even_part(words_ > 0 ? words_ : 1, kSlabK, 16);
-    stretch_ = even_part(slab_k_, kStretch, 16);
-    slab_m_ = smaller(round_up(m_, kMR), even_part(m_, kSlabWords / slab_k_ / kMR * kMR, kMR));
-    slab_n_ = smaller(round_up(n_, kNR), even_part(n_, kSlabWords / slab_k_ / kNR * kNR, kNR));
-  }
+        b_source_{b.row_stride(), args.transpose_b} {}
 
   void run() {
     if (m_ == 0 || n_ == 0) return;
-    auto* packed_a = words(ScratchSlot::kMatmulA, slab_m_ * slab_k_);
-    auto* packed_b = words(ScratchSlot::kMatmulB, slab_n_ * slab_k_ + round_up(n_, kNR));
-    fill_bias(reinterpret_cast<float*>(packed_b + slab_n_ * slab_k_));
-    int64_t blocks_k = words_ > slab_k_ ? divide_up(words_, slab_k_) : 1;
+    words_ = divide_up(k_, kPerWord);
+    int64_t some = words_ > 0 ? words_ : 1, wide = round_up(n_, kNR);
+    slab_k_ = even_part(some, clamp(kSlabWords / wide, kMinSlabK, kMaxSlabK), 16);
+    slab_n_ = smaller(wide, even_part(n_, kSlabWords / slab_k_ / kNR * kNR, kNR));
+    stretch_ = even_part(smaller(slab_k_, some), kStretch, 16);
+    int64_t blocks_k = divide_up(some, slab_k_);
+    int64_t packed_words = slab_n_ / kNR * PackerB::stride(slab_k_);
+    auto* packed_b = words(ScratchSlot::kMatmulB, packed_words + wide);
+    fill_bias(reinterpret_cast<float*>(packed_b + packed_words));
     if (!kDirect && blocks_k > 1) sums_ = reinterpret_cast<float*>(words(ScratchSlot::kMatmulSums, m_ * slab_n_));
-    bool wake = m_ * n_ * (k_ + 1) > kGrain * 8;
 
-#pragma omp parallel if (wake)
-    {
-      for (int64_t n0 = 0; n0 < n_; n0 += slab_n_)
-        for (int64_t block = 0; block < blocks_k; ++block) {
-          Slab slab{0, n0, block * slab_k_, 0, smaller(slab_n_, n_ - n0), 0, block == 0, block + 1 == blocks_k};
-          slab.words = smaller(slab_k_, words_ - slab.k0);
-          pack_b(packed_b, slab);
-          for (int64_t m0 = 0; m0 < m_; m0 += slab_m_) {
-            slab.m0 = m0;
-            slab.m = smaller(slab_m_, m_ - m0);
-            bool packed_before = n0 > 0 && blocks_k == 1 && slab_m_ >= m_;
-            if (!packed_before) pack_a(packed_a, slab);
-#pragma omp barrier
-            work(packed_a, packed_b, slab);
-          }
-        }
-    }
+#pragma omp parallel if (m_ * n_ * (k_ + 1) > 8 * kGrain)
+    for (int64_t n0 = 0; n0 < n_; n0 += slab_n_)
+      for (int64_t block = 0; block < blocks_k; ++block) {
+        Slab slab{n0, block * slab_k_, smaller(slab_n_, n_ - n0), 0, block == 0, block + 1 == blocks_k};
+        slab.words = smaller(slab_k_, words_ - slab.k0);
+        pack_b(packed_b, slab);
+        work(packed_b, slab);
+      }
   }
 
  private:
+  using PackerA = Packer<kPairs, kMR, In>;
+  using PackerB = Packer<kPairs, kNR, In>;
   static constexpr int64_t kPerWord = kPairs ? 2 : 1;
   static constexpr bool kDirect = sizeof(Out) == sizeof(float);  // sums are kept in c itself
 
-  // A part of the product: rows m0 .. m0 + m, columns n0 .. n0 + n, words k0 .. k0 + words.
+  // Columns n0 .. n0 + n of b over words k0 .. k0 + words of K.
   struct Slab {
-    int64_t m0, n0, k0, m, n, words;
-    bool first, last;  // of the blocks along K
+    int64_t n0, k0, n, words;
+    bool first, last;  // of the slabs along K
+  };
+  // Panels of rows of a, by panels of the slab.
+  struct Task {
+    int64_t i, i_end, j, j_end;
+  };
+  // A stretch of K within a slab.
+  struct Stretch {
+    int64_t k, words;
+    bool first, last;  // of the whole product
+  };
+  struct Tile {
+    int64_t row, column, rows, columns;
   };
 
   static uint32_t* words(ScratchSlot slot, int64_t count) {
@@ -101,97 +99,102 @@ class Product {
     bias_words_ = to;
   }
 
-  int64_t numbers(const Slab& slab) const {
-    return smaller(slab.words * kPerWord, k_ - slab.k0 * kPerWord);
+  // Packs lanes lane0 .. lane0 + lanes over `count` words of K from word k0.
+  template <class Packer>
+  Packer packer_for(uint32_t* to, int64_t lane0, int64_t lanes, int64_t k0, int64_t count) const {
+    int64_t k = k0 * kPerWord;
+    const In* from = std::is_same_v<Packer, PackerA> ? a_ : b_;
+    PanelSource source = std::is_same_v<Packer, PackerA> ? a_source_ : b_source_;
+    const In* begin = source.along_k ? from + lane0 * source.stride + k : from + k * source.stride + lane0;
+    return {to, begin, source, lanes, smaller(count * kPerWord, k_ - k)};
   }
 
-  // Panels lie one after the other, and inside a panel its stretches: to[panel][word][lane].
-  template <int kWidth>
-  void pack(uint32_t* to, const In* from, PanelSource source, int64_t lanes0, int64_t lanes, const Slab& slab) const {
-    int64_t k0 = slab.k0 * kPerWord;
-#pragma omp for schedule(static) nowait
-    for (int64_t lane = 0; lane < lanes; lane += kWidth) {
-      const In* begin =
-          source.along_k ? from + (lanes0 + lane) * source.stride + k0 : from + k0 * source.stride + lanes0 + lane;
-      pack_panel<kPairs, kWidth>(to + lane * slab.words, begin, source, smaller(kWidth, lanes - lane), numbers(slab));
-    }
-  }
-  void pack_a(uint32_t* to, const Slab& slab) const {
-    pack<kMR>(to, a_, a_source_, slab.m0, slab.m, slab);
-  }
   void pack_b(uint32_t* to, const Slab& slab) const {
-    pack<kNR>(to, b_, b_source_, slab.n0, slab.n, slab);
+    auto packer = packer_for<PackerB>(to, slab.n0, slab.n, slab.k0, slab.words);
+    int64_t parts = packer.parts();
+#pragma omp for schedule(static) nowait
+    for (int64_t part = 0; part < parts; ++part) packer.run(part);
   }
 
-  void work(const uint32_t* packed_a, const uint32_t* packed_b, const Slab& slab) const {
-    int64_t panels_m = divide_up(slab.m, kMR), panels_n = divide_up(slab.n, kNR);
-    // Enough tasks that the last ones to finish matter little.
-    int64_t rows = kTaskRows, columns = kTaskColumns, enough = 24 * omp_get_num_threads();
-    while (divide_up(panels_m, rows) * divide_up(panels_n, columns) < enough && (rows > 3 || columns > 2)) {
-      if (rows > 3) rows = divide_up(rows, 2);
-      if (columns > 2 && divide_up(panels_m, rows) * divide_up(panels_n, columns) < enough) columns /= 2;
+  // Hands out panels of rows, fewer at a time towards the end, so that threads finish together.
+  void work(const uint32_t* packed_b, const Slab& slab) {
+    int64_t rows = divide_up(m_, kMR), columns = divide_up(slab.n, kNR), threads = omp_get_num_threads();
+    int64_t ranges = clamp(divide_up(48 * threads, rows), 1, clamp(columns / kTaskColumns, 1, columns));
+    int64_t total = rows * ranges;
+#pragma omp single
+    next_ = 0;
+    while (true) {
+      int64_t begin = __atomic_load_n(&next_, __ATOMIC_RELAXED), range, end;
+      do {
+        if (begin >= total) break;
+        range = begin / rows;
+        end = begin + clamp((total - begin) / (3 * threads), 1, kTaskRows);
+        end = smaller(end, (range + 1) * rows);
+      } while (!__atomic_compare_exchange_n(&next_, &begin, end, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+      if (begin >= total) break;
+      task(packed_b, slab, {begin - range * rows, end - range * rows, columns * range / ranges, columns * (range + 1) / ranges});
     }
-    int64_t tasks_n = divide_up(panels_n, columns), tasks = divide_up(panels_m, rows) * tasks_n;
-#pragma omp for schedule(dynamic)
-    for (int64_t t = 0; t < tasks; ++t) {
-      int64_t i = t / tasks_n * rows, j = t % tasks_n * columns;
-      task(packed_a, packed_b, slab, {i, smaller(i + rows, panels_m), j, smaller(j + columns, panels_n)});
-    }
+#pragma omp barrier
   }
 
-  struct Panels {
-    int64_t i, i_end, j, j_end;
-  };
-
-  void task(const uint32_t* packed_a, const uint32_t* packed_b, const Slab& slab, const Panels& panels) const {
-    float* own = nullptr;
-    if (!kDirect && sums_ == nullptr && slab.words > stretch_)
-      own = reinterpret_cast<float*>(words(ScratchSlot::kMatmulSums, kTaskRows * kMR * kTaskColumns * kNR));
+  void task(const uint32_t* packed_b, const Slab& slab, const Task& task) const {
+    int64_t row0 = task.i * kMR, rows = smaller(task.i_end * kMR, m_) - row0;
+    auto* packed_a = words(ScratchSlot::kMatmulA, kTaskRows * PackerA::stride(stretch_));
+    float* sums = sums_ == nullptr ? nullptr : sums_ + row0 * slab_n_;
+    if (!kDirect && sums == nullptr && slab.words > stretch_)
+      sums = reinterpret_cast<float*>(words(ScratchSlot::kMatmulSums, kTaskRows * kMR * slab_n_));
     int64_t k = 0;
     do {
-      int64_t count = smaller(stretch_, slab.words - k);
-      bool first = slab.first && k == 0, last = slab.last && k + count >= slab.words;
-      for (int64_t j = panels.j; j < panels.j_end; ++j)
-        for (int64_t i = panels.i; i < panels.i_end; ++i) {
-          Tile at{slab.m0 + i * kMR, slab.n0 + j * kNR, smaller(kMR, slab.m - i * kMR), smaller(kNR, slab.n - j * kNR)};
-          float* sums = sums_ + at.row * slab_n_ + j * kNR;
-          int64_t ld = slab_n_;
-          if (own != nullptr) {
-            sums = own + (i - panels.i) * kMR * kTaskColumns * kNR + (j - panels.j) * kNR;
-            ld = kTaskColumns * kNR;
-          }
-          one_tile(count, packed_a + (i * slab.words + k) * kMR, packed_b + (j * slab.words + k) * kNR, at, sums, ld,
-                   first, last);
+      Stretch part{k, smaller(stretch_, slab.words - k), slab.first && k == 0, false};
+      part.last = slab.last && k + part.words >= slab.words;
+      auto packer = packer_for<PackerA>(packed_a, row0, rows, slab.k0 + k, part.words);
+      for (int64_t p = 0; p < packer.parts(); ++p) packer.run(p);
+      Prefetcher ahead = next_rows(slab, task, k + part.words);
+      int64_t lines = divide_up(ahead.lines(), (task.i_end - task.i) * (task.j_end - task.j));
+      for (int64_t j = task.j; j < task.j_end; ++j)
+        for (int64_t i = task.i; i < task.i_end; ++i) {
+          int64_t row = i * kMR - row0, column = j * kNR;
+          ahead.run(lines);
+          one_tile(part, packed_a + (i - task.i) * PackerA::stride(part.words),
+                   packed_b + j * PackerB::stride(slab.words) + k * kNR,
+                   {row0 + row, slab.n0 + column, smaller(kMR, rows - row), smaller(kNR, slab.n - column)},
+                   sums + row * slab_n_ + column);
         }
-      k += count;
+      k += part.words;
     } while (k < slab.words);
   }
 
-  struct Tile {
-    int64_t row, column, rows, columns;
-  };
+  // What this thread will probably pack next: the same rows from word k of the slab on, or, at the end of the slab, the
+  // rows that follow those which the other threads took meanwhile.
+  Prefetcher next_rows(const Slab& slab, const Task& task, int64_t k) const {
+    int64_t count = task.i_end - task.i, i = task.i;
+    if (k >= slab.words) {
+      k = 0;
+      i += count * omp_get_num_threads();
+    }
+    int64_t row0 = i * kMR, rows = smaller(row0 + count * kMR, m_) - row0;
+    if (rows <= 0) return {};
+    return packer_for<PackerA>(nullptr, row0, rows, slab.k0 + k, smaller(stretch_, slab.words - k)).prefetcher();
+  }
 
-  // The sums of a tile over one stretch of K, added to those of earlier stretches, and put where they belong.
-  void one_tile(int64_t count, const uint32_t* a, const uint32_t* b, const Tile& at, float* sums, int64_t ld,
-                bool first, bool last) const {
+  // The sums of a tile over one stretch of K, added to those of earlier stretches, and put where they belong. `sums`:
+  // where a bf16 result waits for its last stretch, in rows of slab_n_.
+  void one_tile(const Stretch& part, const uint32_t* a, const uint32_t* b, const Tile& at, float* sums) const {
     TileFunction multiply = kTiles<kPairs>[static_cast<size_t>(at.rows - 1)];
-    const float* bias = first && bias_words_ != nullptr ? bias_words_ + at.column : nullptr;
+    const float* bias = part.first && bias_words_ != nullptr ? bias_words_ + at.column : nullptr;
     Out* c = c_ + at.row * ldc_ + at.column;
-    bool whole = at.columns == kNR;
-    if constexpr (kDirect) {
-      bool add = accumulate_ || !first;
-      if (whole) return multiply(count, a, b, c, ldc_, add ? c : bias, add ? ldc_ : 0);
-    } else {
-      // Scratch rows are whole panels, so no edge needs care.
-      if (!last) return multiply(count, a, b, sums, ld, first ? bias : sums, first ? 0 : ld);
-    }
     alignas(64) float tile[kMR * kNR];
+    bool add = accumulate_;
     if constexpr (kDirect) {
-      multiply(count, a, b, tile, kNR, bias, 0);
+      add = add || !part.first;
+      if (at.columns == kNR) return multiply(part.words, a, b, c, ldc_, add ? c : bias, add ? ldc_ : 0);
+      multiply(part.words, a, b, tile, kNR, bias, 0);
     } else {
-      multiply(count, a, b, tile, kNR, first ? bias : sums, first ? 0 : ld);
+      const float* before = part.first ? bias : sums;
+      int64_t ld_before = part.first ? 0 : slab_n_;
+      if (!part.last) return multiply(part.words, a, b, sums, slab_n_, before, ld_before);
+      multiply(part.words, a, b, tile, kNR, before, ld_before);
     }
-    bool add = accumulate_ || (kDirect && !first);
     for (int64_t i = 0; i < at.rows; ++i) write_row(c + i * ldc_, tile + i * kNR, at.columns, add);
   }
 
@@ -216,9 +219,10 @@ class Product {
   bool accumulate_;
   int64_t ldc_;
   PanelSource a_source_, b_source_;
-  int64_t words_ = 0, slab_k_ = 0, stretch_ = 0, slab_m_ = 0, slab_n_ = 0;
+  int64_t words_ = 0, slab_k_ = 0, slab_n_ = 0, stretch_ = 0;
   const float* bias_words_ = nullptr;  // fp32
   float* sums_ = nullptr;              // [m, slab_n] when a bf16 result needs several slabs along K
+  int64_t next_ = 0;                   // the first panel that no thread has taken
 };
 
 }  // namespace

@@ -27,19 +27,31 @@ AM_INLINE void transpose(VecU (&rows)[kLanes]) {
   }
 }
 
+// The first n of a vector of 16-bit numbers, the rest 0.
+AM_INLINE VecH load_halves(const bf16* p, int64_t n) {
+#if defined(__AVX512F__)
+  return bits_as<VecH>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1u), p));
+#else
+  VecH v{};
+  for (int64_t i = 0; i < n; ++i) v[i] = p[i].bits;
+  return v;
+#endif
+}
+
 // One vector of words of a row, from k onwards; `left` numbers of K are left, words beyond are 0.
 template <bool kPairs, class T>
 AM_INLINE VecU words_along_k(const T* p, int64_t left) {
   constexpr int64_t kNumbers = kPairs ? 2 * kLanes : kLanes;
+  if (left <= 0) return VecU{};
   if constexpr (kPairs) {
     VecU v{};
     if (left >= kNumbers)
       std::memcpy(&v, p, sizeof(v));
-    else if (left > 0)
+    else
       std::memcpy(&v, p, static_cast<size_t>(left) * sizeof(T));
     return v;
   } else {
-    return bits_as<VecU>(left >= kNumbers ? load(p) : left > 0 ? load_some(p, left) : VecF{});
+    return bits_as<VecU>(load_n(p, left));
   }
 }
 
@@ -47,15 +59,8 @@ AM_INLINE VecU words_along_k(const T* p, int64_t left) {
 template <bool kPairs, class T>
 AM_INLINE VecU words_across(const T* p, int64_t stride, int64_t lanes, bool has_second) {
   if constexpr (kPairs) {
-    VecH first{}, second{};
-    size_t bytes = static_cast<size_t>(lanes < kLanes ? lanes : kLanes) * sizeof(T);
-    if (lanes >= kLanes) {
-      std::memcpy(&first, p, sizeof(first));
-      if (has_second) std::memcpy(&second, p + stride, sizeof(second));
-    } else {
-      std::memcpy(&first, p, bytes);
-      if (has_second) std::memcpy(&second, p + stride, bytes);
-    }
+    int64_t n = lanes < kLanes ? lanes : kLanes;
+    VecH first = load_halves(p, n), second = has_second ? load_halves(p + stride, n) : VecH{};
     return __builtin_convertvector(first, VecU) | (__builtin_convertvector(second, VecU) << 16);
   } else {
     return bits_as<VecU>(load_n(p, lanes));
@@ -67,46 +72,115 @@ struct PanelSource {
   bool along_k = true;  // memory rows run along K (one per lane); otherwise across the lanes (one per k)
 };
 
-// Packs `lanes` rows of a (or columns of b), at most kWidth, over `numbers` of K into to[word][kWidth].
-template <bool kPairs, int kWidth, class T>
-void pack_panel(uint32_t* to, const T* from, PanelSource source, int64_t lanes, int64_t numbers) {
-  constexpr int64_t kPerWord = kPairs ? 2 : 1;
-  int64_t words = (numbers + kPerWord - 1) / kPerWord;
-  // A vector store may spill over the end of a row of the panel, into the next row that is written later; never
-  // beyond the last row, which may be another thread's.
-  auto put = [&](int64_t word, int64_t lane, VecU v) {
-    uint32_t* at = to + word * kWidth + lane;
-    if (lane + kLanes <= kWidth || word + 1 < words)
-      std::memcpy(at, &v, sizeof(v));
-    else
-      std::memcpy(at, &v, static_cast<size_t>(kWidth - lane) * sizeof(uint32_t));
-  };
-  if (!source.along_k) {
-    for (int64_t w = 0; w < words; ++w) {
-      const T* p = from + w * kPerWord * source.stride;
-      for (int64_t lane = 0; lane < kWidth; lane += kLanes)
-        put(w, lane,
-            lane < lanes ? words_across<kPairs>(p + lane, source.stride, lanes - lane, 2 * w + 1 < numbers) : VecU{});
+// Asks for memory that will be packed soon, a few lines at a time, into the second cache.
+class Prefetcher {
+ public:
+  Prefetcher() = default;
+  Prefetcher(const void* begin, int64_t rows, int64_t stride_bytes, int64_t row_bytes)
+      : row_(static_cast<const char*>(begin)), rows_(rows), stride_(stride_bytes), row_bytes_(row_bytes) {}
+
+  int64_t lines() const { return rows_ * ((row_bytes_ + kLine - 1) / kLine); }
+  AM_INLINE void run(int64_t lines) {
+    for (; lines > 0 && rows_ > 0; --lines) {
+      __builtin_prefetch(row_ + offset_, 0, 2);
+      offset_ += kLine;
+      if (offset_ < row_bytes_) continue;
+      offset_ = 0;
+      row_ += stride_;
+      --rows_;
     }
-    return;
   }
-  for (int64_t w = 0; w < words; w += kLanes)
-    for (int64_t lane = 0; lane < kWidth; lane += kLanes) {
-      VecU rows[kLanes];
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* row_ = nullptr;
+  int64_t rows_ = 0, stride_ = 0, row_bytes_ = 0, offset_ = 0;
+};
+
+// Packs rows of a (or columns of b) over `numbers` of K into panels of kWidth lanes: to[panel][word][kWidth], where the
+// lanes beyond the last of `lanes` are 0. Panels lie stride(words) apart, never a multiple of a page, which would put
+// the rows of many panels that are written together into one set of a cache. The work is cut into parts() parts that may run in any order; each reads
+// memory in the order in which it lies.
+template <bool kPairs, int kWidth, class T>
+class Packer {
+ public:
+  Packer(uint32_t* to, const T* from, PanelSource source, int64_t lanes, int64_t numbers)
+      : to_(to),
+        from_(from),
+        source_(source),
+        lanes_(lanes),
+        numbers_(numbers),
+        words_((numbers + kPerWord - 1) / kPerWord) {}
+
+  int64_t parts() const { return source_.along_k ? (lanes_ + kWidth - 1) / kWidth : (words_ + kPart - 1) / kPart; }
+
+  void run(int64_t part) const {
+    if (source_.along_k) return pack_along_k(part * kWidth);
+    int64_t begin = part * kPart, end = begin + kPart < words_ ? begin + kPart : words_;
+    for (int64_t w = begin; w < end; ++w)
+      for (int64_t lane = 0; lane < lanes_; lane += kWidth) pack_across(w, w + 1 == end, lane);
+  }
+
+  // Of the memory that is read.
+  Prefetcher prefetcher() const {
+    auto size = static_cast<int64_t>(sizeof(T));
+    return {from_, source_.along_k ? lanes_ : numbers_, source_.stride * size, (source_.along_k ? numbers_ : lanes_) * size};
+  }
+
+  static constexpr int64_t stride(int64_t words) { return words * kWidth + 32; }
+
+ private:
+  static constexpr int64_t kPerWord = kPairs ? 2 : 1;
+  static constexpr int64_t kPart = 64;  // words, where memory lies across the lanes
+
+  uint32_t* at(int64_t panel_lane, int64_t word) const { return to_ + panel_lane / kWidth * stride(words_) + word * kWidth; }
+
+  // Stores the lanes from `offset` of one row of a panel. A whole vector may spill over the end of the row, into the
+  // next one, which is written later; but not beyond the last row of a part.
+  AM_INLINE void put(int64_t panel_lane, int64_t word, bool last, int64_t offset, VecU v) const {
+    uint32_t* p = at(panel_lane, word) + offset;
+    if (offset + kLanes <= kWidth || !last)
+      std::memcpy(p, &v, sizeof(v));
+    else
+      store_some(reinterpret_cast<float*>(p), bits_as<VecF>(v), kWidth - offset);
+  }
+
+  AM_INLINE void pack_across(int64_t w, bool last, int64_t panel_lane) const {
+    const T* p = from_ + w * kPerWord * source_.stride + panel_lane;
+    int64_t left = lanes_ - panel_lane;
+#pragma GCC unroll 2
+    for (int64_t offset = 0; offset < kWidth; offset += kLanes) {
+      // Lanes of the next panel do no harm: they are overwritten or never read.
+      VecU v{};
+      if (offset < left) v = words_across<kPairs>(p + offset, source_.stride, left - offset, 2 * w + 1 < numbers_);
+      put(panel_lane, w, last, offset, v);
+    }
+  }
+
+  AM_INLINE void pack_along_k(int64_t panel_lane) const {
+    int64_t left = lanes_ - panel_lane < kWidth ? lanes_ - panel_lane : kWidth;
+    for (int64_t w = 0; w < words_; w += kLanes) {
+      int64_t count = words_ - w < kLanes ? words_ - w : kLanes;
+#pragma GCC unroll 2
+      for (int64_t offset = 0; offset < kWidth; offset += kLanes) {
+        VecU rows[kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i)
-        rows[i] = lane + i < lanes
-                      ? words_along_k<kPairs>(from + (lane + i) * source.stride + w * kPerWord, numbers - w * kPerWord)
-                      : VecU{};
-      transpose(rows);
-      int64_t count = words - w < kLanes ? words - w : kLanes;
-      if (count == kLanes && (lane + kLanes <= kWidth || w + kLanes < words)) {
+        for (int i = 0; i < kLanes; ++i)
+          rows[i] = offset + i < left ? words_along_k<kPairs>(from_ + (panel_lane + offset + i) * source_.stride + w * kPerWord,
+                                                              numbers_ - w * kPerWord)
+                                      : VecU{};
+        transpose(rows);
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) std::memcpy(to + (w + i) * kWidth + lane, &rows[i], sizeof(VecU));
-      } else {
-        for (int64_t i = 0; i < count; ++i) put(w + i, lane, rows[i]);
+        for (int i = 0; i < kLanes; ++i)
+          if (i < count) put(panel_lane, w + i, w + i + 1 == words_, offset, rows[i]);
       }
     }
-}
+  }
+
+  uint32_t* to_;
+  const T* from_;
+  PanelSource source_;
+  int64_t lanes_, numbers_, words_;
+};
 
 }  // namespace automodel::ops::cpu::AUTOMODEL_ISA

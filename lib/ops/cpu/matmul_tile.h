@@ -46,16 +46,12 @@ void tile(int64_t words, const uint32_t* a, const uint32_t* b, float* out, int64
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
     sums[i][0] = sums[i][1] = VecF{};
-    if (add != nullptr) {
-      __builtin_prefetch(add + i * ld_add, 0);
-      __builtin_prefetch(add + i * ld_add + kLanes, 0);
-    }
+    __builtin_prefetch(out + i * ld_out, 1);
+    __builtin_prefetch(out + i * ld_out + kLanes, 1);
   }
   const auto* b_words = reinterpret_cast<const float*>(b);
   for (int64_t k = 0; k < words; ++k) {
     VecF b0 = load(b_words), b1 = load(b_words + kLanes);
-    __builtin_prefetch(b_words + 8 * kNR);
-    __builtin_prefetch(b_words + 8 * kNR + kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       sums[i][0] = multiply_add<kPairs>(sums[i][0], a[i], b0);

@@ -74,9 +74,16 @@ AM_INLINE void store(bf16* p, VecF v) {
   std::memcpy(p, &h, sizeof(h));
 }
 
-// The first n lanes (0 < n < kLanes); the other lanes of a load are `rest`.
+// The first n lanes (0 <= n <= kLanes); the other lanes of a load are `rest`.
 template <class T>
 AM_INLINE VecF load_some(const T* p, int64_t n, float rest = 0.0f) {
+#if defined(__AVX512F__)
+  auto mask = static_cast<__mmask16>((1u << n) - 1u);
+  if constexpr (sizeof(T) == 4)
+    return _mm512_mask_loadu_ps(all(rest), mask, p);
+  else
+    return _mm512_mask_mov_ps(all(rest), mask, widen(bits_as<VecH>(_mm256_maskz_loadu_epi16(mask, p))));
+#else
   VecF v = all(rest);
   for (int64_t i = 0; i < n; ++i) {
     if constexpr (sizeof(T) == 4)
@@ -85,15 +92,24 @@ AM_INLINE VecF load_some(const T* p, int64_t n, float rest = 0.0f) {
       v[i] = to_float(p[i]);
   }
   return v;
+#endif
 }
 template <class T>
 AM_INLINE void store_some(T* p, VecF v, int64_t n) {
+#if defined(__AVX512F__)
+  auto mask = static_cast<__mmask16>((1u << n) - 1u);
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(p, mask, v);
+  else
+    _mm256_mask_storeu_epi16(p, mask, bits_as<__m256i>(narrow(v)));
+#else
   for (int64_t i = 0; i < n; ++i) {
     if constexpr (sizeof(T) == 4)
       p[i] = v[i];
     else
       p[i] = to_bf16(v[i]);
   }
+#endif
 }
 
 // x as it would be read back after a store of type T.

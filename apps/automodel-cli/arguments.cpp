@@ -5,6 +5,7 @@
 #include <map>
 
 #include "commands.h"
+#include "core/error.h"
 
 namespace automodel::cli {
 
@@ -34,18 +35,20 @@ const CLI::App* command_of(const CLI::App& app, const std::string& word) {
 void add_recipe(CLI::App& command, Context& context, std::string& path) {
   auto* positional = command.add_option("RECIPE", path, "The recipe, a YAML file");
   command.add_option("-c,--config", path, "The same, as an option")->type_name("RECIPE")->excludes(positional);
-  command.parse_complete_callback([&command, &path] {
-    if (path.empty())
-      throw CLI::RequiredError(command.get_name() + " needs a recipe: automodel " + command.get_name() + " RECIPE");
-  });
   context.takes_overrides.push_back(&command);
+}
+
+train::RecipeSource recipe_source(const std::string& path, const Context& context, const std::string& command) {
+  AM_CHECK(!path.empty(), Fault::kUsage, "{0} needs a recipe: automodel {0} RECIPE", command);
+  return {path, context.overrides};
 }
 
 void add_format(CLI::App& command, train::Format& format) {
   command.add_option("--format", format, "How results are printed: text or json")
       ->type_name("FORMAT")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, train::Format>{{"text", train::Format::kText}, {"json", train::Format::kJson}}))
+      ->transform(CLI::CheckedTransformer(std::map<std::string, train::Format>{{"text", train::Format::kText},
+                                                                               {"json", train::Format::kJson}})
+                      .description(""))
       ->default_str("text");
 }
 

@@ -30,6 +30,8 @@ void add_bench(CLI::App& app, Context& context);
 
 // Options that several commands have.
 void add_recipe(CLI::App& command, Context& context, std::string& path);
+// The recipe with the overrides of the command line. Throws Error(kUsage) when no recipe was named.
+train::RecipeSource recipe_source(const std::string& path, const Context& context, const std::string& command);
 void add_format(CLI::App& command, train::Format& format);
 
 // Moves the overrides out of `arguments` (argv without the program) into the context. What stays is for CLI11:

@@ -65,10 +65,7 @@ int run_config(const ConfigOptions& options) {
 void add_config(CLI::App& app, Context& context) {
   auto options = std::make_shared<ConfigOptions>();
   CLI::App& command = *app.add_subcommand("config", "Show the resolved recipe, or explain a key");
-  auto* positional = command.add_option("RECIPE", options->recipe.path, "The recipe, a YAML file");
-  command.add_option("-c,--config", options->recipe.path, "The same, as an option")
-      ->type_name("RECIPE")
-      ->excludes(positional);
+  add_recipe(command, context, options->recipe.path);
   command.add_option("--explain", options->explain, "What a key means; without KEY: all sections")
       ->type_name("KEY")
       ->expected(0, 1)
@@ -81,12 +78,9 @@ void add_config(CLI::App& app, Context& context) {
       "Every other --KEY.PATH VALUE changes the recipe.\n\n"
       "  automodel config recipes/quickstart.yaml --optimizer.lr 1e-4\n"
       "  automodel config --explain optimizer.lr");
-  context.takes_overrides.push_back(&command);
   command.callback([options, &context] {
     context.action = [options, &context] {
-      AM_CHECK(options->explain || !options->recipe.path.empty(), Fault::kUsage,
-               "config needs a recipe: automodel config RECIPE, or a key: automodel config --explain KEY");
-      options->recipe.overrides = context.overrides;
+      if (!options->explain) options->recipe = recipe_source(options->recipe.path, context, "config");
       return run_config(*options);
     };
   });

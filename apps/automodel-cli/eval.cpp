@@ -15,7 +15,7 @@ void add_eval(CLI::App& app, Context& context) {
       "  automodel eval recipes/quickstart.yaml --checkpoint.restore_from LOWEST_VAL");
   command.callback([options, &context] {
     context.action = [options, &context] {
-      options->recipe.overrides = context.overrides;
+      options->recipe = recipe_source(options->recipe.path, context, "eval");
       return train::run_eval(*options);
     };
   });

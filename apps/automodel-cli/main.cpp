@@ -24,7 +24,8 @@ void describe_program(CLI::App& app, cli::Context& context, log::Level& level) {
                                                                             {"info", log::Level::kInfo},
                                                                             {"warning", log::Level::kWarning},
                                                                             {"error", log::Level::kError},
-                                                                            {"off", log::Level::kOff}}))
+                                                                            {"off", log::Level::kOff}})
+                      .description(""))
       ->default_str("info");
   app.require_subcommand(1);
   app.fallthrough();

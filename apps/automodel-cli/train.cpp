@@ -13,7 +13,7 @@ void add_train(CLI::App& app, Context& context) {
       ->type_name("N")
       ->check(CLI::PositiveNumber);
   auto* hostfile = command.add_option("--hostfile", options->hostfile, "Machines, in OpenMPI's format");
-  hostfile->type_name("FILE")->check(CLI::ExistingFile);
+  hostfile->check(CLI::ExistingFile);
   command.add_option("--hosts", options->hosts, "Machines and their ranks: a:8,b:8")
       ->type_name("LIST")
       ->excludes(hostfile);
@@ -26,7 +26,7 @@ void add_train(CLI::App& app, Context& context) {
       "  mpirun -np 16 automodel train r.yaml");
   command.callback([options, &context] {
     context.action = [options, &context] {
-      options->recipe.overrides = context.overrides;
+      options->recipe = recipe_source(options->recipe.path, context, "train");
       options->command_line = context.command_line;
       return train::run_train(*options);
     };

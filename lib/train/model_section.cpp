@@ -105,6 +105,7 @@ void describe(config::Fields<PretrainedModel>& f) {
 
 void describe(config::Fields<ModelConfigFields>& f) {
   f.doc("A config.json: another model's with changes, or all of its fields in place.");
+  f.target({"inline"});
   f.target({"transformers.AutoConfig.from_pretrained"});
   for (const ConfigClass& known : kConfigClasses) {
     f.target({known.name});
@@ -117,10 +118,11 @@ void describe(config::Fields<ModelConfigFields>& f) {
   f.key("trust_remote_code").no_effect("code that comes with a model is never run");
   f.allow_unknown(&ModelConfigFields::fields);
   f.check([](const ModelConfigFields& c, config::Problems& problems) {
-    const bool elsewhere = !c.pretrained_model_name_or_path.empty();
+    const bool elsewhere = c.pretrained_model_name_or_path.has_value();
+    const bool family_named = !c.target.empty() && c.target != "inline";
     if (!elsewhere && c.target.ends_with("from_pretrained")) {
       problems.add("", "from_pretrained needs pretrained_model_name_or_path", "name a model folder");
-    } else if (!elsewhere && c.target.empty() && !c.fields.find("model_type")) {
+    } else if (!elsewhere && !family_named && !c.fields.find("model_type")) {
       problems.add("", "needs model_type, or pretrained_model_name_or_path to start from",
                    "for example model_type: llama");
     }
@@ -158,7 +160,7 @@ std::string config_source(const ModelSection& model) {
   const auto* configured = std::get_if<ConfiguredModel>(&model);
   if (!configured) return "";
   if (const auto* source = std::get_if<std::string>(&configured->config)) return *source;
-  return std::get<ModelConfigFields>(configured->config).pretrained_model_name_or_path;
+  return std::get<ModelConfigFields>(configured->config).pretrained_model_name_or_path.value_or("");
 }
 
 std::string weights_source(const ModelSection& model) {

@@ -37,8 +37,8 @@ void describe(config::Fields<PretrainedModel>&);
 
 // `model.config` as a mapping: another model's config.json with changes, or all fields in place.
 struct ModelConfigFields {
-  std::string target;                         // AutoConfig.from_pretrained, or the config class of a family
-  std::string pretrained_model_name_or_path;  // empty: the fields are the whole config
+  std::string target;  // empty or "inline"; AutoConfig.from_pretrained; or the config class of a family
+  std::optional<std::string> pretrained_model_name_or_path;  // null: the fields are the whole config
   config::Node fields = config::Node::map();
 };
 void describe(config::Fields<ModelConfigFields>&);

@@ -346,6 +346,15 @@ TEST_CASE("The resolved recipe reads back as the same recipe") {
   CHECK(first.recipe.yaml(true).find("r.yaml:4:22") != std::string::npos);
 }
 
+TEST_CASE("The resolved quickstart reads back as the same recipe") {
+  const LoadedRecipe first = load_recipe({AUTOMODEL_SOURCE_DIR "/recipes/quickstart.yaml", {}});
+  const std::string text = first.yaml();
+  const Read second = read(text);
+  REQUIRE_MESSAGE(second.report.empty(), second.report.text());
+  CHECK(second.recipe.yaml() == text);
+  CHECK(config_changes(second.recipe.config.model) == config_changes(first.config.model));
+}
+
 TEST_CASE("Overrides count like the file") {
   const std::string path = std::filesystem::temp_directory_path() / "automodel_recipe_test.yaml";
   write_file_atomically(path, kRecipe);

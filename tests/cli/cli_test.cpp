@@ -1,0 +1,146 @@
+// Runs the program as a user does and looks at what it prints and returns.
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "core/file.h"
+
+using namespace automodel;
+
+namespace {
+
+struct Run {
+  int code = -1;
+  std::string output;  // stdout, and stderr when asked for
+};
+
+Run run(const std::string& arguments, bool with_errors = true) {
+  const std::string command =
+      "cd " AUTOMODEL_SOURCE_DIR " && " AUTOMODEL_BINARY " " + arguments + (with_errors ? " 2>&1" : " 2>/dev/null");
+  Run result;
+  std::FILE* pipe = popen(command.c_str(), "r");
+  REQUIRE(pipe);
+  std::array<char, 4096> buffer;
+  while (const size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe)) result.output.append(buffer.data(), n);
+  const int status = pclose(pipe);
+  result.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return result;
+}
+
+bool has(const Run& result, const std::string& part) {
+  return result.output.find(part) != std::string::npos;
+}
+
+const char* const kQuick = "recipes/quickstart.yaml";
+
+}  // namespace
+
+TEST_CASE("Help names every command and shows examples") {
+  const Run help = run("--help");
+  CHECK(help.code == 0);
+  for (const char* word : {"train", "eval", "config", "generate", "--log-level", "Examples"}) CHECK(has(help, word));
+  CHECK(!has(help, "bench"));
+  CHECK(has(run("train --help"), "--nproc-per-node"));
+  CHECK(has(run("--version"), "automodel 0."));
+}
+
+TEST_CASE("A wrong command line returns 2 and says what is wrong") {
+  for (const char* wrong :
+       {"", "trian x.yaml", "train", "config", "train r.yaml --nproc-per-node 0", "train r.yaml --nproc-per-nod 2",
+        "generate m", "generate m --prompt a --prompt-ids 1", "generate m --prompt a --greedy --temperature 2",
+        "generate m --prompt a --top-p 2", "config r.yaml --format xml", "--log-level loud config r.yaml",
+        "train r.yaml --hosts a:1 --hostfile /dev/null"}) {
+    CAPTURE(wrong);
+    const Run result = run(wrong);
+    CHECK(result.code == 2);
+    CHECK(!result.output.empty());
+  }
+  CHECK(has(run("train r.yaml --nproc-per-nod 2"), "--nproc-per-nod"));
+}
+
+TEST_CASE("config shows every value with its origin") {
+  const Run result = run(std::string("config ") + kQuick + " --optimizer.lr 5e-4 --checkpoint.enabled=false", false);
+  CHECK(result.code == 0);
+  CHECK(has(result, "global_batch_size: "));
+  CHECK(has(result, "# recipes/quickstart.yaml:"));
+  CHECK(has(result, "# --optimizer.lr"));
+  CHECK(has(result, "lr: 0.0005"));
+  CHECK(has(result, "enabled: false"));
+  CHECK(has(result, "# default"));
+}
+
+TEST_CASE("config prints JSON for programs") {
+  const Run good = run(std::string("config --format json ") + kQuick + " --seed 7", false);
+  CHECK(good.code == 0);
+  const auto json = nlohmann::json::parse(good.output);
+  CHECK(json["status"] == "ok");
+  CHECK(json["config"]["seed"] == 7);
+  CHECK(json["origins"]["seed"] == "--seed");
+
+  const Run bad = run(std::string("config --format json ") + kQuick + " --seed x --optimizer.lr y", false);
+  CHECK(bad.code == 2);
+  const auto errors = nlohmann::json::parse(bad.output);
+  CHECK(errors["status"] == "error");
+  CHECK(errors["errors"].size() == 2);
+  CHECK(errors["errors"][0]["key"] == "seed");
+}
+
+TEST_CASE("config checks a recipe for a number of ranks") {
+  CHECK(run(std::string("config ") + kQuick + " --world-size 2").code == 0);
+  const Run wrong = run(std::string("config ") + kQuick + " --world-size 7");
+  CHECK(wrong.code == 2);
+  CHECK(has(wrong, "7 data-parallel ranks"));
+}
+
+TEST_CASE("config explains keys") {
+  CHECK(has(run("config --explain optimizer.lr"), "Peak learning rate"));
+  CHECK(has(run("config --explain"), "step_scheduler"));
+  const Run unknown = run("config --explain optimzer.lr");
+  CHECK(unknown.code == 2);
+  CHECK(has(unknown, "optimzer.lr"));
+  CHECK(has(run("config --explain distribted"), "did you mean 'distributed'"));
+}
+
+TEST_CASE("Mistakes in a recipe come all at once with their places") {
+  const Run result = run(std::string("config ") + kQuick +
+                         " --step_scheduler.max_steps -1 --optimizer.weight_decay=much --sede 1 --dataset.seq_len=0");
+  CHECK(result.code == 2);
+  for (const char* part :
+       {"--step_scheduler.max_steps", "--optimizer.weight_decay", "did you mean 'seed'", "--dataset.seq_len"})
+    CHECK_MESSAGE(has(result, part), result.output);
+  const Run stray = run(std::string("config ") + kQuick + " --seed 1 stray");
+  CHECK(stray.code == 2);
+  CHECK(has(stray, "stray"));
+  const Run missing = run("config no/such.yaml");
+  CHECK(missing.code != 0);
+  CHECK(has(missing, "no/such.yaml"));
+}
+
+TEST_CASE("A recipe may be named by an option, and train is what a recipe alone means") {
+  CHECK(run(std::string("config -c ") + kQuick).code == 0);
+  CHECK(run(std::string("config --config=") + kQuick).code == 0);
+  const Run alone = run(std::string(kQuick) + " --seed x");
+  CHECK(alone.code == 2);
+  CHECK(has(alone, "--seed"));
+}
+
+TEST_CASE("Help and config answer within 50 ms") {
+  for (const std::string& arguments : {std::string("--help"), std::string("config ") + kQuick}) {
+    CAPTURE(arguments);
+    double best = 1e9;
+    for (int i = 0; i < 10; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      run(arguments);
+      best =
+          std::min(best, std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+    }
+    MESSAGE(arguments << ": " << best << " ms");
+    CHECK(best < 50);
+  }
+}

@@ -46,20 +46,26 @@ Engine::Engine(models::CausalLM& model, comm::Communicator& ranks, Allocator& al
   std::map<const nn::Param*, optim::Multipliers> multipliers;
   for (size_t i = 0; const nn::Param* p : model.params()) multipliers[p] = groups.multipliers[i++];
   for (const auto& unit : units_) {
-    states_.emplace_back(unit->layout().shard_size(), allocator);
+    if (options.trains) states_.emplace_back(unit->layout().shard_size(), allocator);
     runs_.push_back(runs_of(*unit, multipliers));
   }
 }
 
-Engine::~Engine() { model_.release_memory(); }
+Engine::~Engine() {
+  model_.release_memory();
+}
 
 std::vector<StateSlice> Engine::state() const {
   std::vector<StateSlice> out;
   for (size_t u = 0; u < units_.size(); ++u)
     for (const parallel::Piece& piece : units_[u]->pieces()) {
       auto at = [&](const Tensor& t) { return t.raw() == nullptr ? nullptr : t.data<float>() + piece.flat; };
-      out.push_back({piece.param, piece.begin, piece.end, at(units_[u]->master()), at(states_[u].exp_avg()),
-                     at(states_[u].exp_avg_sq())});
+      StateSlice slice{piece.param, piece.begin, piece.end, at(units_[u]->master()), nullptr, nullptr};
+      if (options_.trains) {
+        slice.exp_avg = at(states_[u].exp_avg());
+        slice.exp_avg_sq = at(states_[u].exp_avg_sq());
+      }
+      out.push_back(slice);
     }
   return out;
 }

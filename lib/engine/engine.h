@@ -27,6 +27,7 @@ struct EngineOptions {
   bool defer_reduce = true;
   int prefetch = 1;  // units gathered ahead; 0: none
   bool activation_checkpointing = false;
+  bool trains = true;          // false: no moments are allocated and step() must not be called
   double max_grad_norm = 1.0;  // <= 0: no clipping
   optim::AdamSettings adam;
   std::vector<optim::ParamGroupOverride> group_overrides;
@@ -50,7 +51,7 @@ struct StateSlice {
   int64_t begin = 0;  // elements of the whole weight, row-major
   int64_t end = 0;
   float* master = nullptr;
-  float* exp_avg = nullptr;
+  float* exp_avg = nullptr;  // null, with exp_avg_sq, when the engine does not train
   float* exp_avg_sq = nullptr;
 };
 

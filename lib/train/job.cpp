@@ -66,7 +66,6 @@ void open_training(Job& job) {
 
 void find_checkpoint(Job& job) {
   const CheckpointConfig& checkpoint = job.config().checkpoint;
-  job.signature = checkpoint::make_signature(job.source.config_json, job.source.id, false);
   if (!checkpoint.enabled) {
     if (checkpoint.restore_from)
       job.warnings.push_back("checkpoint.restore_from has no effect because checkpoint.enabled is false");
@@ -88,6 +87,7 @@ Job prepare(const RecipeSource& source, int world_size, bool for_training) {
   report.throw_if_any();
   job.source = open_model(job.config().model);
   job.precision = distributed::precision_of(job.config().distributed, job.source.storage);
+  job.signature = checkpoint::make_signature(job.source.config_json, job.source.id, false);
   if (for_training) open_training(job);
   for (const auto& [name, config] : job.config().validation_datasets) {
     std::string key = name == "default" ? "validation_dataset" : "validation_dataset_" + name;

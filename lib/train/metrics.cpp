@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <utility>
@@ -35,7 +36,9 @@ std::string number(double x) {
   return integral ? text + ".0" : text;
 }
 
-std::string number(const std::optional<double>& x) { return x ? number(*x) : "null"; }
+std::string number(const std::optional<double>& x) {
+  return x ? number(*x) : "null";
+}
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -100,9 +103,14 @@ void JsonlFile::append(const std::string& line) {
 }
 
 ProgressBar::ProgressBar(int64_t done, int64_t total, bool shown)
-    : first_(done), total_(total), shown_(shown && isatty(STDERR_FILENO)), started_(now_seconds()) {}
+    : first_(done),
+      total_(total),
+      shown_(shown && (isatty(STDERR_FILENO) != 0 || std::getenv("AUTOMODEL_TERMINAL") != nullptr)),
+      started_(now_seconds()) {}
 
-ProgressBar::~ProgressBar() { clear(); }
+ProgressBar::~ProgressBar() {
+  clear();
+}
 
 void ProgressBar::update(int64_t done, const TrainingRecord& record) {
   if (!shown_ || total_ <= 0) return;
@@ -110,8 +118,8 @@ void ProgressBar::update(int64_t done, const TrainingRecord& record) {
   auto filled = static_cast<size_t>(std::clamp<int64_t>(done * kWidth / total_, 0, kWidth));
   double per_step = (now_seconds() - started_) / static_cast<double>(std::max<int64_t>(done - first_, 1));
   fmt::print(stderr, "\r\033[KTraining {:3}% [{}{}] {}/{} | loss {:.4f} | lr {:.2e} | {:.0f} tokens/s | {} left",
-             done * 100 / total_, std::string(filled, '#'), std::string(kWidth - filled, '.'), done, total_, record.loss,
-             record.lr, record.tps, duration(per_step * static_cast<double>(total_ - done)));
+             done * 100 / total_, std::string(filled, '#'), std::string(kWidth - filled, '.'), done, total_,
+             record.loss, record.lr, record.tps, duration(per_step * static_cast<double>(total_ - done)));
   std::fflush(stderr);
 }
 

@@ -13,11 +13,11 @@ struct TrainingRecord {
   int64_t step = 0;   // from 0
   int64_t epoch = 0;  // from 0
   double loss = 0;
-  double grad_norm = 0;  // before clipping
-  double lr = 0;         // after the schedule has advanced: that of the next step
-  double mem_gib = 0;    // peak of the allocator since the last record, 2^30 bytes, main rank
-  double tps = 0;        // tokens of all ranks per second, each token counted once, without validation and saving
-  double tps_per_gpu = 0;  // tps / ranks
+  double grad_norm = 0;       // before clipping
+  double lr = 0;              // after the schedule has advanced: that of the next step
+  double mem_gib = 0;         // peak of the allocator since the last record, 2^30 bytes, main rank
+  double tps = 0;             // tokens of all ranks per second, each token counted once, without validation and saving
+  double tps_per_gpu = 0;     // tps / ranks
   std::optional<double> mfu;  // percent; only where the peak is known
   int64_t num_tokens_per_step = 0;
   int64_t num_label_tokens = 0;
@@ -56,6 +56,7 @@ class JsonlFile {
 };
 
 // A bar with loss, speed and time left on a terminal; nothing elsewhere (the console's lines tell the progress there).
+// Ranks that were started from a terminal do not see it: AUTOMODEL_TERMINAL in their environment says so.
 class ProgressBar {
  public:
   // Steps done before and in all; `shown` is false on all ranks but the main one.

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "train/evaluation.h"
 #include "train/flops.h"
 #include "train/tokens.h"
 #include "train/trainer_state.h"
@@ -189,26 +190,10 @@ int Trainer::run(const std::function<int()>& signal) {
   return received;
 }
 
-std::pair<double, int64_t> Trainer::validate(const data::Dataset& dataset) {
-  // The loader does not own what it reads here.
-  std::shared_ptr<const data::Dataset> view(std::shared_ptr<void>(), &dataset);
-  data::Loader loader(view, loader_options(job_, job_.config().validation_dataloader, world_.rank(), false));
-  double sum = 0;
-  int64_t labels = 0;
-  for (int64_t i = 0; i < loader.batches_per_epoch(); ++i) {
-    data::Batch batch = loader.next();
-    sum += engine_.evaluate(to_tokens(batch, *allocator_));
-    labels += batch.label_count;
-  }
-  sum = ranks_.reduced(sum, comm::Reduce::kSum);
-  labels = ranks_.reduced(labels, comm::Reduce::kSum);
-  return {labels > 0 ? sum / static_cast<double>(labels) : 0.0, labels};
-}
-
 std::vector<std::pair<std::string, double>> Trainer::validate_all(int64_t step, int64_t epoch) {
   std::vector<std::pair<std::string, double>> losses;
   for (const auto& [name, dataset] : job_.validation) {
-    auto [loss, labels] = validate(*dataset);
+    auto [loss, labels] = evaluate(engine_, job_, ranks_, dataset);
     ValidationRecord record{step,   epoch,
                             loss,   job_.schedule->lr(step + 1),
                             labels, static_cast<double>(allocator_->stats().peak_total) / (1 << 30)};

@@ -28,9 +28,6 @@ class Trainer {
   // all ranks stop after the same step, with a checkpoint. Returns the signal that ended the run, or 0.
   int run(const std::function<int()>& signal);
 
-  // The loss of one validation set and the number of its label tokens.
-  std::pair<double, int64_t> validate(const data::Dataset& dataset);
-
   engine::Engine& engine() { return engine_; }
 
  private:

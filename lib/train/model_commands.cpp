@@ -1,0 +1,159 @@
+// `automodel generate`, `automodel eval` and the hidden `automodel bench`.
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "launch/launch.h"
+#include "train/commands.h"
+#include "train/evaluation.h"
+#include "train/generator.h"
+#include "train/ranks.h"
+#include "train/weights.h"
+
+namespace automodel::train {
+namespace {
+
+using nlohmann::json;
+
+// The ids that end a text: generation_config.json's, else config.json's, else the tokenizer's.
+std::vector<int32_t> stop_ids(const ModelSource& source, const data::Tokenizer* tokenizer) {
+  std::vector<std::string> texts;
+  if (auto it = source.companions.find("generation_config.json"); it != source.companions.end())
+    texts.push_back(it->second);
+  texts.push_back(source.config_json);
+  for (const std::string& text : texts) {
+    json config = json::parse(text, nullptr, false);
+    if (!config.is_object() || !config.contains("eos_token_id")) continue;
+    const json& eos = config["eos_token_id"];
+    if (eos.is_number_integer()) return {eos.get<int32_t>()};
+    if (eos.is_array()) {
+      std::vector<int32_t> ids;
+      for (const json& id : eos)
+        if (id.is_number_integer()) ids.push_back(id.get<int32_t>());
+      return ids;
+    }
+  }
+  if (tokenizer != nullptr && tokenizer->settings().eos_id) return {*tokenizer->settings().eos_id};
+  return {};
+}
+
+std::vector<int32_t> prompt_of(const GenerateOptions& options, const data::Tokenizer* tokenizer, int64_t vocab) {
+  std::vector<int32_t> ids = options.prompt_ids;
+  if (options.prompt) {
+    AM_CHECK(tokenizer != nullptr, Fault::kUsage,
+             "{}: there is no tokenizer.json, so --prompt cannot be encoded; give --prompt-ids", options.model);
+    ids = encode_prompt(*tokenizer, *options.prompt);
+    if (ids.empty() && tokenizer->settings().bos_id) ids.push_back(*tokenizer->settings().bos_id);
+  }
+  AM_CHECK(!ids.empty(), Fault::kUsage, "the prompt is empty; give some text with --prompt, or ids with --prompt-ids");
+  for (int32_t id : ids)
+    AM_CHECK(id >= 0 && id < vocab, Fault::kUsage, "--prompt-ids: {} is no id of the model, whose vocab_size is {}", id,
+             vocab);
+  return ids;
+}
+
+engine::EngineOptions evaluation_options() {
+  engine::EngineOptions options;
+  options.unit.param_dtype = DType::kF32;
+  options.trains = false;
+  return options;
+}
+
+// One rank, fp32: what a reader of the ids can reproduce anywhere.
+struct LoadedModel {
+  explicit LoadedModel(ModelSource opened)
+      : source(std::move(opened)),
+        allocator(make_cpu_allocator()),
+        engine(*source.model, world.global(), *allocator, evaluation_options()) {
+    load_weights(engine, *source.model, source.weights->tensors());
+  }
+  ModelSource source;
+  comm::World world = comm::World::single();
+  std::unique_ptr<Allocator> allocator;
+  engine::Engine engine;
+};
+
+}  // namespace
+
+int run_generate(const GenerateOptions& options) {
+  ModelSource source = open_folder(options.model);
+  std::unique_ptr<data::Tokenizer> tokenizer;
+  if (fs::exists(source.weights->folder() / "tokenizer.json"))
+    tokenizer = data::load_tokenizer(source.weights->folder().string());
+  std::vector<int32_t> prompt = prompt_of(options, tokenizer.get(), source.model->info().vocab_size);
+  SamplingOptions sampling;
+  sampling.max_new_tokens = options.max_new_tokens;
+  sampling.temperature = options.temperature;
+  sampling.top_k = options.top_k;
+  sampling.top_p = options.top_p;
+  sampling.seed = options.seed;
+  sampling.context = source.model->info().max_positions;
+  sampling.stop_ids = stop_ids(source, tokenizer.get());
+
+  LoadedModel model(std::move(source));
+  bool stream = options.format == Format::kText;
+  std::optional<data::StreamDecoder> decoder;
+  if (tokenizer) decoder.emplace(*tokenizer, true);
+  auto show = [](const std::string& text) {
+    std::fputs(text.c_str(), stdout);
+    std::fflush(stdout);
+  };
+  std::string lead;
+  if (decoder)
+    for (int32_t id : prompt) lead += decoder->push(id);
+  if (stream) show(lead);
+  std::string text;
+  std::vector<int32_t> ids = generate(model.engine, prompt, sampling, [&](int32_t id) {
+    std::string piece = decoder ? decoder->push(id) : fmt::format("{} ", id);
+    text += piece;
+    if (stream) show(piece);
+  });
+  if (decoder) text += decoder->finish();
+  if (stream) {
+    show("\n");
+  } else {
+    json out{{"prompt_ids", prompt}, {"ids", ids}, {"text", decoder ? text : ""}};
+    show(out.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");
+  }
+  return 0;
+}
+
+int run_eval(const EvalOptions& options) {
+  Job job = prepare(options.recipe, 1, false);
+  AM_CHECK(!job.validation.empty(), Fault::kConfig, "{}: there is no validation_dataset to evaluate; add one",
+           options.recipe.path);
+  return run_as_rank(job.config().dist_env.timeout_minutes, [&](comm::World& world) {
+    auto allocator = make_cpu_allocator();
+    engine::EngineOptions engine_settings = engine_options(job);
+    engine_settings.trains = false;
+    engine::Engine engine(*job.source.model, world.global(), *allocator, engine_settings);
+    log::info("{}", fill_for_evaluation(engine, job));
+    json out = json::object();
+    for (const auto& [name, dataset] : job.validation) {
+      auto [loss, labels] = evaluate(engine, job, world.global(), dataset);
+      out[name] = {{"loss", loss}, {"label_tokens", labels}, {"perplexity", std::exp(loss)}};
+      if (options.format == Format::kText)
+        fmt::print("{}: loss {:.6f} | label tokens {} | perplexity {:.4f}\n", name, loss, labels, std::exp(loss));
+    }
+    if (options.format == Format::kJson) fmt::print("{}\n", json{{"validation", out}}.dump());
+    return 0;
+  });
+}
+
+int run_bench(const BenchOptions& options) {
+  RanksWanted wanted;
+  if (options.nproc_per_node) wanted.per_node = *options.nproc_per_node;
+  wanted.command_line = options.command_line;
+  if (auto command = command_for(wanted)) return launch::launch(*command);
+  return run_as_rank(10, [&](comm::World& world) {
+    BenchResult result = bench(options.shape, world);
+    if (!world.is_main()) return 0;
+    fmt::print("{}\n", options.format == Format::kJson ? to_json(options.shape, result, world.size())
+                                                       : to_text(options.shape, result, world.size()));
+    return 0;
+  });
+}
+
+}  // namespace automodel::train

@@ -62,7 +62,7 @@ validation_dataset: {_target_: text, path: ")" << text << R"(", seq_len: 32, val
 }
 
 // Trains; with `stop_after` >= 0 a signal comes in that step.
-void train(const std::string& recipe, const std::string& checkpoints, int ranks, int64_t stop_after = -1) {
+void run_job(const std::string& recipe, const std::string& checkpoints, int ranks, int64_t stop_after = -1) {
   test::run_mesh(ranks, [&](comm::World& world) {
     train::Job job = train::prepare({recipe, {"--checkpoint.checkpoint_dir", checkpoints}}, ranks, true);
     train::Trainer trainer(job, world);
@@ -98,7 +98,7 @@ TEST_CASE("a run that is stopped at any step and resumed repeats the uninterrupt
       std::string file = recipe(folder, strategy, dtype);
       std::string name = std::string(strategy) + dtype;
       std::string whole = folder.file(name + "-whole");
-      train(file, whole, 2);
+      run_job(file, whole, 2);
       auto expected = trace(whole);
       CHECK(expected.size() == 9);
       std::string weights = read_file(whole + "/LATEST/model.safetensors");
@@ -106,9 +106,9 @@ TEST_CASE("a run that is stopped at any step and resumed repeats the uninterrupt
       for (int64_t stop : {0, 3, 7}) {
         CAPTURE(stop);
         std::string parts = folder.file(name + "-parts" + std::to_string(stop));
-        train(file, parts, 2, stop);
+        run_job(file, parts, 2, stop);
         CHECK(trace(parts).size() == static_cast<size_t>(stop) + 1);
-        train(file, parts, 2);
+        run_job(file, parts, 2);
         CHECK(trace(parts) == expected);
         CHECK(read_file(parts + "/LATEST/model.safetensors") == weights);
         CHECK(read_file(parts + "/LATEST/optimizer.safetensors") == states);
@@ -119,7 +119,7 @@ TEST_CASE("a run that is stopped at any step and resumed repeats the uninterrupt
 TEST_CASE("the records have the reference's fields in its order, and validation runs when it is due") {
   Folder folder;
   std::string out = folder.file("run");
-  train(recipe(folder, "fsdp2", "float32"), out, 1);
+  run_job(recipe(folder, "fsdp2", "float32"), out, 1);
   std::ifstream in(out + "/training.jsonl");
   std::string line;
   std::getline(in, line);
@@ -147,7 +147,7 @@ TEST_CASE("one, two and three ranks read the same samples and reach the same los
   std::vector<std::vector<json>> runs;
   for (int ranks : {1, 2, 3}) {
     std::string out = folder.file("ranks" + std::to_string(ranks));
-    train(file, out, ranks);
+    run_job(file, out, ranks);
     runs.push_back(records(out + "/training.jsonl"));
   }
   for (size_t r = 1; r < runs.size(); ++r) {
@@ -165,9 +165,9 @@ TEST_CASE("a checkpoint directory of another model is refused") {
   Folder folder;
   std::string file = recipe(folder, "ddp", "float32");
   std::string out = folder.file("run");
-  train(file, out, 1);
+  run_job(file, out, 1);
   std::string text = read_file(file);
   text.replace(text.find("hidden_size: 32"), 15, "hidden_size: 64");
   std::ofstream(file) << text;
-  CHECK_THROWS_WITH_AS(train(file, out, 1), doctest::Contains("hidden_size"), Error);
+  CHECK_THROWS_WITH_AS(run_job(file, out, 1), doctest::Contains("hidden_size"), Error);
 }

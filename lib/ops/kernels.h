@@ -1,11 +1,12 @@
 // The kernels that every backend fills: plain functions over tensors, one table per device kind. A missing kernel does
 // not compile. Kernels allocate no tensors, check no shapes (the op did both) and keep no state; outputs come first.
 //
-// Conventions. T = tokens (batch * sequence, row-major), D = width. "compute type" is f32 or bf16 and is the same for all
-// activations and weights of one call; sums, statistics and gradients of weights are f32 inside. `accumulate`: add to the
-// output instead of overwriting it (its content is unspecified then). Unless a comment says "columns", tensors are
-// contiguous; "columns" means that a view with row_stride() > cols() is fine. On the CPU, kernels are threaded with OpenMP
-// and their results do not depend on the number of threads unless noted. Empty inputs (0 rows) are legal everywhere.
+// Conventions. T = tokens (batch * sequence, row-major), D = width. "compute type" is f32 or bf16 and is the same for
+// all activations and weights of one call; sums, statistics and gradients of weights are f32 inside. `accumulate`: add
+// to the output instead of overwriting it (its content is unspecified then). Unless a comment says "columns", tensors
+// are contiguous; "columns" means that a view with row_stride() > cols() is fine. On the CPU, kernels are threaded with
+// OpenMP and their results do not depend on the number of threads unless noted. Empty inputs (0 rows) are legal
+// everywhere.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +22,15 @@ struct MatmulArgs {
   const Tensor* bias = nullptr;  // [N], compute type; added to every row; not together with accumulate
 };
 
-enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };  // gelu: the erf form; gelu_tanh: "gelu_new", "gelu_pytorch_tanh"
+enum class Activation {
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kRelu
+};  // gelu: the erf form; gelu_tanh: "gelu_new", "gelu_pytorch_tanh"
 
-// Layout of a fused projection: a row holds `heads` query heads, then `kv_heads` key heads, then `kv_heads` value heads,
-// each `head_dim` wide. Query head h reads key/value head h / (heads / kv_heads).
+// Layout of a fused projection: a row holds `heads` query heads, then `kv_heads` key heads, then `kv_heads` value
+// heads, each `head_dim` wide. Query head h reads key/value head h / (heads / kv_heads).
 struct HeadLayout {
   int64_t heads = 1;
   int64_t kv_heads = 1;
@@ -40,7 +46,8 @@ struct AttentionArgs {
   // A position sees at most the last `window` positions, itself included; 0 sees all.
   int64_t window = 0;
   // i32 [batch, sequence]: index within its row of the first position of each token's document (packed sequences), so a
-  // position sees [max(document_start, i - window + 1), i]. nullptr: one document per row. Starts never decrease in a row.
+  // position sees [max(document_start, i - window + 1), i]. nullptr: one document per row. Starts never decrease in a
+  // row.
   const Tensor* document_start = nullptr;
 };
 
@@ -58,7 +65,8 @@ struct AdamArgs {
 // name, argument list
 #define AUTOMODEL_KERNELS(X)                                                                                           \
   /* c [M,N] (+)= op(a) op(b) (+ bias); a, b of one compute type, any of the three may be columns; c is of that type   \
-     or f32. The sum over K is f32. With one thread count the result is always the same. */                            \
+     or f32. The sum over K is f32. The number of threads may change the last bits of an fp32 product with b not       \
+     transposed; with one thread count the result is always the same. */                                               \
   X(matmul, (const Tensor& c, const Tensor& a, const Tensor& b, const MatmulArgs& args))                               \
   /* out f32 [N] (+)= sum over the rows of x [M,N] (x may be columns) */                                               \
   X(sum_rows, (const Tensor& out, const Tensor& x, bool accumulate))                                                   \
@@ -82,12 +90,13 @@ struct AdamArgs {
   X(layer_norm_forward, (const Tensor& y, const Tensor& mean, const Tensor& rstd, const Tensor& x, const Tensor& w,    \
                          const Tensor& b, float eps))                                                                  \
   /* dw, db f32 [D], undefined when not wanted; both share accumulate_dw */                                            \
-  X(layer_norm_backward, (const Tensor& dx, bool accumulate_dx, const Tensor& dw, const Tensor& db, bool accumulate_dw,\
-                          const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& w)) \
-  /* RMS norm of each head of `count` heads of x [T, ...] starting at column `begin`, in place; w [head_dim]; the input \
-     of those columns is first copied to `before` [T, count*head_dim]; rstd f32 [T, count] */                          \
-  X(head_norm_forward, (const Tensor& x, const Tensor& before, const Tensor& rstd, const Tensor& w, int64_t begin,     \
-                        float eps))                                                                                    \
+  X(layer_norm_backward,                                                                                               \
+    (const Tensor& dx, bool accumulate_dx, const Tensor& dw, const Tensor& db, bool accumulate_dw, const Tensor& dy,   \
+     const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& w))                                        \
+  /* RMS norm of each head of `count` heads of x [T, ...] starting at column `begin`, in place; w [head_dim]; the      \
+     input of those columns is first copied to `before` [T, count*head_dim]; rstd f32 [T, count] */                              \
+  X(head_norm_forward,                                                                                                 \
+    (const Tensor& x, const Tensor& before, const Tensor& rstd, const Tensor& w, int64_t begin, float eps))            \
   /* replaces those columns of dx (holding dy) by the gradient of the input; dw f32 [head_dim] (+)= (or undefined) */  \
   X(head_norm_backward, (const Tensor& dx, const Tensor& dw, bool accumulate_dw, const Tensor& before,                 \
                          const Tensor& rstd, const Tensor& w, int64_t begin))                                          \
@@ -120,8 +129,8 @@ struct AdamArgs {
   X(sum, (const Tensor& out, const Tensor& x, bool accumulate))                                                        \
   /* Adam, one pass over memory: p (master), m, v, g f32 [N]; `copy` (bf16 [N]) receives the new p rounded to nearest  \
      when it is defined. Bias-corrected as torch.optim.Adam/AdamW (no amsgrad). */                                     \
-  X(adam, (const Tensor& p, const Tensor& m, const Tensor& v, const Tensor& g, const Tensor& copy,                     \
-           const AdamArgs& args))
+  X(adam,                                                                                                              \
+    (const Tensor& p, const Tensor& m, const Tensor& v, const Tensor& g, const Tensor& copy, const AdamArgs& args))
 
 struct Kernels {
 #define AUTOMODEL_KERNEL(name, arguments) void(*name) arguments;

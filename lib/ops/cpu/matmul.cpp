@@ -6,6 +6,7 @@
 // depend on the number of threads or on who takes which task.
 #include <type_traits>
 
+#include "ops/cpu/library_matmul.h"
 #include "ops/cpu/loops.h"
 #include "ops/cpu/matmul_pack.h"
 
@@ -18,13 +19,30 @@ constexpr int64_t kMinSlabK = 1536, kMaxSlabK = 8192;  // words of K in a slab
 constexpr int64_t kTaskRows = 8;                       // panels of a in a task, at most
 constexpr int64_t kTaskColumns = 16;                   // panels of b in a task, at least, where there are as many
 
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
-constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : smaller(x, high); }
+// The plain set stays free of the library, which chooses instructions by itself.
+#if defined(__AVX2__)
+constexpr bool kLibraryProducts = true;
+#else
+constexpr bool kLibraryProducts = false;
+#endif
+
+constexpr int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+constexpr int64_t round_up(int64_t a, int64_t b) {
+  return divide_up(a, b) * b;
+}
+constexpr int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+constexpr int64_t clamp(int64_t x, int64_t low, int64_t high) {
+  return x < low ? low : smaller(x, high);
+}
 
 // n cut into equal parts of at most `most`, each a multiple of `unit`.
-int64_t even_part(int64_t n, int64_t most, int64_t unit) { return round_up(divide_up(n, divide_up(n, most)), unit); }
+int64_t even_part(int64_t n, int64_t most, int64_t unit) {
+  return round_up(divide_up(n, divide_up(n, most)), unit);
+}
 
 template <class In, class Out, bool kPairs>
 class Product {
@@ -132,7 +150,8 @@ class Product {
         end = smaller(end, (range + 1) * rows);
       } while (!__atomic_compare_exchange_n(&next_, &begin, end, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
       if (begin >= total) break;
-      task(packed_b, slab, {begin - range * rows, end - range * rows, columns * range / ranges, columns * (range + 1) / ranges});
+      task(packed_b, slab,
+           {begin - range * rows, end - range * rows, columns * range / ranges, columns * (range + 1) / ranges});
     }
 #pragma omp barrier
   }
@@ -228,6 +247,13 @@ class Product {
 }  // namespace
 
 void matmul(const Tensor& c, const Tensor& a, const Tensor& b, const MatmulArgs& args) {
+  int64_t k = args.transpose_a ? a.rows() : a.cols();
+  // Measured on two cores, as a share of the peak: the library 0.95 and ours 0.9 for gradients; for the forward form
+  // (b transposed) both 0.91 on average, but the library 0.6 where the result is narrow and shared by two threads.
+  bool gradient_form = !args.transpose_b && args.bias == nullptr;
+  if (kLibraryProducts && gradient_form && a.dtype() == DType::kF32 && c.rows() > 0 && c.cols() > 0 && k > 0)
+    return library_matmul({c.rows(), c.cols(), k, args.transpose_a, args.transpose_b, ptr<float>(a), a.row_stride(),
+                           ptr<float>(b), b.row_stride(), ptr<float>(c), c.row_stride(), args.accumulate});
   with_type(a, [&](auto in) {
     using In = decltype(in);
     constexpr bool kPairs = kBf16Products && sizeof(In) == 2;

@@ -99,8 +99,8 @@ class Prefetcher {
 
 // Packs rows of a (or columns of b) over `numbers` of K into panels of kWidth lanes: to[panel][word][kWidth], where the
 // lanes beyond the last of `lanes` are 0. Panels lie stride(words) apart, never a multiple of a page, which would put
-// the rows of many panels that are written together into one set of a cache. The work is cut into parts() parts that may run in any order; each reads
-// memory in the order in which it lies.
+// the rows of many panels that are written together into one set of a cache. The work is cut into parts() parts that
+// may run in any order; each reads memory in the order in which it lies.
 template <bool kPairs, int kWidth, class T>
 class Packer {
  public:
@@ -124,7 +124,8 @@ class Packer {
   // Of the memory that is read.
   Prefetcher prefetcher() const {
     auto size = static_cast<int64_t>(sizeof(T));
-    return {from_, source_.along_k ? lanes_ : numbers_, source_.stride * size, (source_.along_k ? numbers_ : lanes_) * size};
+    return {from_, source_.along_k ? lanes_ : numbers_, source_.stride * size,
+            (source_.along_k ? numbers_ : lanes_) * size};
   }
 
   static constexpr int64_t stride(int64_t words) { return words * kWidth + 32; }
@@ -133,7 +134,9 @@ class Packer {
   static constexpr int64_t kPerWord = kPairs ? 2 : 1;
   static constexpr int64_t kPart = 64;  // words, where memory lies across the lanes
 
-  uint32_t* at(int64_t panel_lane, int64_t word) const { return to_ + panel_lane / kWidth * stride(words_) + word * kWidth; }
+  uint32_t* at(int64_t panel_lane, int64_t word) const {
+    return to_ + panel_lane / kWidth * stride(words_) + word * kWidth;
+  }
 
   // Stores the lanes from `offset` of one row of a panel. A whole vector may spill over the end of the row, into the
   // next one, which is written later; but not beyond the last row of a part.
@@ -166,9 +169,10 @@ class Packer {
         VecU rows[kLanes];
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i)
-          rows[i] = offset + i < left ? words_along_k<kPairs>(from_ + (panel_lane + offset + i) * source_.stride + w * kPerWord,
-                                                              numbers_ - w * kPerWord)
-                                      : VecU{};
+          rows[i] = offset + i < left
+                        ? words_along_k<kPairs>(from_ + (panel_lane + offset + i) * source_.stride + w * kPerWord,
+                                                numbers_ - w * kPerWord)
+                        : VecU{};
         transpose(rows);
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i)

@@ -2,8 +2,10 @@
 
 #include "checkpoint/directory.h"
 #include "config/json_reader.h"
+#include "config/text.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "train/weights.h"
 
 namespace automodel::train {
 namespace {
@@ -32,6 +34,21 @@ void check_tying(const config::Node& base, const config::Node& changes, const st
   AM_CHECK(wanted == nullptr || stored == nullptr || *wanted == *stored, Fault::kConfig,
            "model: tie_word_embeddings is {} in {} and cannot be changed to {}; leave it out", config::show(*stored),
            id, config::show(*wanted));
+}
+
+// A changed field that the config does not have, but whose neighbour it has, is a typing mistake.
+void check_names(const config::Node& base, const config::Node& changes) {
+  std::vector<std::string> known;
+  for (const config::Entry& entry : base.entries()) known.push_back(entry.key);
+  config::Report report;
+  for (const config::Entry& entry : changes.entries()) {
+    if (base.find(entry.key) != nullptr) continue;
+    std::string near = config::nearest(entry.key, known);
+    if (!near.empty())
+      report.add({"model." + entry.key, "the model's config has no such field", "did you mean '" + near + "'?",
+                  entry.key_origin.source ? entry.key_origin : entry.value.origin()});
+  }
+  report.throw_if_any();
 }
 
 // Builds the model and writes down what its checkpoints need to say.
@@ -76,9 +93,11 @@ ModelSource open_model(const ModelSection& section) {
     base = config::Node::map();
     base.set_origin(changes.origin());
   }
+  check_names(base, changes);
   merge(base, changes);
   source.storage = model_dtype(section, stored);
   finish(source, std::move(base));
+  if (source.weights) check_weights(*source.model, source.weights->tensors());
   return source;
 }
 
@@ -91,6 +110,7 @@ ModelSource open_folder(const std::string& name) {
   source.companions = source.weights->companion_files();
   source.storage = source.weights->torch_dtype().value_or(DType::kF32);
   finish(source, parse_config(*source.weights));
+  check_weights(*source.model, source.weights->tensors());
   return source;
 }
 

@@ -3,6 +3,8 @@
 #include <fmt/core.h>
 
 #include "config/config.h"
+#include "core/error.h"
+#include "core/file.h"
 
 namespace automodel::train {
 
@@ -192,7 +194,9 @@ LoadedRecipe read_recipe(config::Node node, config::Report& report) {
 
 LoadedRecipe load_recipe(const RecipeSource& source, config::Report& report) {
   const config::Overrides overrides = config::parse_overrides(source.overrides, report);
-  config::Node node = config::load_yaml(overrides.config_path.value_or(source.path));
+  std::string path = overrides.config_path.value_or(source.path);
+  AM_CHECK(fs::is_regular_file(path), Fault::kUsage, "{}: there is no such recipe file", path);
+  config::Node node = config::load_yaml(path);
   config::apply(node, overrides);
   return read_recipe(std::move(node), report);
 }

@@ -123,6 +123,7 @@ int run_train(const TrainOptions& options) {
   wanted.hosts = options.hosts;
   wanted.hostfile = options.hostfile;
   wanted.command_line = options.command_line;
+  std::erase(wanted.command_line, "--dry-run");
   if (auto command = command_for(wanted)) return start_ranks(options, *command);
 
   Job job = prepare(options.recipe, ranks_here(), true);

@@ -3,7 +3,9 @@
 namespace automodel::train {
 namespace {
 
-std::vector<int64_t> dims_of(const nn::Param& p) { return {p.shape.dims().begin(), p.shape.dims().end()}; }
+std::vector<int64_t> dims_of(const nn::Param& p) {
+  return {p.shape.dims().begin(), p.shape.dims().end()};
+}
 
 checkpoint::Region region_of(const engine::StateSlice& s, const std::string& prefix) {
   return {.name = prefix + s.param->name, .shape = dims_of(*s.param), .begin = s.begin, .end = s.end};
@@ -13,20 +15,29 @@ const std::string kExpAvg = "exp_avg/";
 const std::string kExpAvgSq = "exp_avg_sq/";
 const std::string kMaster = "master/";
 
-void add_specs(std::vector<checkpoint::TensorSpec>& out, models::CausalLM& model, const std::string& prefix, DType dtype) {
+void add_specs(std::vector<checkpoint::TensorSpec>& out, models::CausalLM& model, const std::string& prefix,
+               DType dtype) {
   for (const nn::Param* p : model.params()) out.push_back({prefix + p->name, dtype, dims_of(*p)});
 }
 
+checkpoint::LoadOptions options_for(models::CausalLM& model) {
+  checkpoint::LoadOptions options;
+  for (const nn::Param* p : model.params()) options.expected.push_back({p->name, dims_of(*p)});
+  if (model.info().tied_head) options.aliases["lm_head.weight"] = model.root_params()[0]->name;
+  return options;
+}
+
 }  // namespace
+
+void check_weights(models::CausalLM& model, const checkpoint::TensorSet& source) {
+  checkpoint::load(source, {}, options_for(model));
+}
 
 checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& model,
                                      const checkpoint::TensorSet& source) {
   std::vector<checkpoint::LoadSlice> slices;
   for (const engine::StateSlice& s : engine.state()) slices.push_back({region_of(s, ""), DType::kF32, s.master});
-  checkpoint::LoadOptions options;
-  for (const nn::Param* p : model.params()) options.expected.push_back({p->name, dims_of(*p)});
-  if (model.info().tied_head) options.aliases["lm_head.weight"] = model.root_params()[0]->name;
-  auto summary = checkpoint::load(source, slices, options);
+  auto summary = checkpoint::load(source, slices, options_for(model));
   engine.publish();
   return summary;
 }

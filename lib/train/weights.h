@@ -14,6 +14,9 @@ namespace automodel::train {
 // checkpoint::load.
 checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& model, const checkpoint::TensorSet& source);
 
+// Throws Error(kCheckpoint) that lists every missing, surplus and misshapen tensor; reads no weight.
+void check_weights(models::CausalLM& model, const checkpoint::TensorSet& source);
+
 // Fills moments, and exact master weights where the checkpoint has them; publishes.
 void load_optimizer(engine::Engine& engine, models::CausalLM& model, const checkpoint::TensorSet& source);
 

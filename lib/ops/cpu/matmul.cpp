@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kStretch = 768;                      // words of K in one run of a tile, at most
 constexpr int64_t kSlabWords = int64_t{2} << 20;       // words of b packed at once
 constexpr int64_t kMinSlabK = 1536, kMaxSlabK = 8192;  // words of K in a slab
+constexpr int64_t kResidentWords = 200 << 10;          // words of a that the second cache holds beside other things
 constexpr int64_t kTaskRows = 8;                       // panels of a in a task, at most
 constexpr int64_t kTaskColumns = 16;                   // panels of b in a task, at least, where there are as many
 
@@ -63,24 +64,12 @@ class Product {
   void run() {
     if (m_ == 0 || n_ == 0) return;
     words_ = divide_up(k_, kPerWord);
-    int64_t some = words_ > 0 ? words_ : 1, wide = round_up(n_, kNR);
-    slab_k_ = even_part(some, clamp(kSlabWords / wide, kMinSlabK, kMaxSlabK), 16);
-    slab_n_ = smaller(wide, even_part(n_, kSlabWords / slab_k_ / kNR * kNR, kNR));
-    stretch_ = even_part(smaller(slab_k_, some), kStretch, 16);
-    int64_t blocks_k = divide_up(some, slab_k_);
-    int64_t packed_words = slab_n_ / kNR * PackerB::stride(slab_k_);
-    auto* packed_b = words(ScratchSlot::kMatmulB, packed_words + wide);
-    fill_bias(reinterpret_cast<float*>(packed_b + packed_words));
-    if (!kDirect && blocks_k > 1) sums_ = reinterpret_cast<float*>(words(ScratchSlot::kMatmulSums, m_ * slab_n_));
-
-#pragma omp parallel if (m_ * n_ * (k_ + 1) > 8 * kGrain)
-    for (int64_t n0 = 0; n0 < n_; n0 += slab_n_)
-      for (int64_t block = 0; block < blocks_k; ++block) {
-        Slab slab{n0, block * slab_k_, smaller(slab_n_, n_ - n0), 0, block == 0, block + 1 == blocks_k};
-        slab.words = smaller(slab_k_, words_ - slab.k0);
-        pack_b(packed_b, slab);
-        work(packed_b, slab);
-      }
+    stretch_ = even_part(words_ > 0 ? words_ : 1, clamp(kResidentWords / m_, 256, kStretch), 16);
+    bool waiting_sums = !kDirect && words_ > stretch_;  // in memory, for a whole result
+    if (m_ * stretch_ <= kResidentWords && (!waiting_sums || m_ * n_ <= kSlabWords))
+      run_resident();
+    else
+      run_slabs();
   }
 
  private:
@@ -125,6 +114,67 @@ class Product {
     PanelSource source = std::is_same_v<Packer, PackerA> ? a_source_ : b_source_;
     const In* begin = source.along_k ? from + lane0 * source.stride + k : from + k * source.stride + lane0;
     return {to, begin, source, lanes, smaller(count * kPerWord, k_ - k)};
+  }
+
+  bool wakes_threads() const { return m_ * n_ * (k_ + 1) > 8 * kGrain; }
+
+  void run_slabs() {
+    int64_t some = words_ > 0 ? words_ : 1, wide = round_up(n_, kNR);
+    slab_k_ = even_part(some, clamp(kSlabWords / wide, kMinSlabK, kMaxSlabK), 16);
+    slab_n_ = smaller(wide, even_part(n_, kSlabWords / slab_k_ / kNR * kNR, kNR));
+    stretch_ = even_part(smaller(slab_k_, some), kStretch, 16);
+    int64_t blocks_k = divide_up(some, slab_k_);
+    int64_t packed_words = slab_n_ / kNR * PackerB::stride(slab_k_);
+    auto* packed_b = words(ScratchSlot::kMatmulB, packed_words + wide);
+    fill_bias(reinterpret_cast<float*>(packed_b + packed_words));
+    if (!kDirect && blocks_k > 1) sums_ = reinterpret_cast<float*>(words(ScratchSlot::kMatmulSums, m_ * slab_n_));
+
+#pragma omp parallel if (wakes_threads())
+    for (int64_t n0 = 0; n0 < n_; n0 += slab_n_)
+      for (int64_t block = 0; block < blocks_k; ++block) {
+        Slab slab{n0, block * slab_k_, smaller(slab_n_, n_ - n0), 0, block == 0, block + 1 == blocks_k};
+        slab.words = smaller(slab_k_, words_ - slab.k0);
+        pack_b(packed_b, slab);
+        work(packed_b, slab);
+      }
+  }
+
+  // The second cache holds a stretch of all of a, packed together, and every thread packs a panel of b just before it
+  // uses it, while the next one is on its way.
+  void run_resident() {
+    slab_n_ = round_up(n_, kNR);
+    int64_t blocks_k = words_ > stretch_ ? divide_up(words_, stretch_) : 1, rows = divide_up(m_, kMR);
+    int64_t packed_words = rows * PackerA::stride(stretch_);
+    auto* packed_a = words(ScratchSlot::kMatmulA, packed_words + slab_n_);
+    fill_bias(reinterpret_cast<float*>(packed_a + packed_words));
+    if (!kDirect && blocks_k > 1)
+      sums_ = reinterpret_cast<float*>(words(ScratchSlot::kMatmulSums, rows * kMR * slab_n_));
+
+#pragma omp parallel if (wakes_threads())
+    for (int64_t block = 0; block < blocks_k; ++block) {
+      int64_t k0 = block * stretch_;
+      Stretch part{0, smaller(stretch_, words_ - k0), block == 0, block + 1 == blocks_k};
+      auto packer = packer_for<PackerA>(packed_a, 0, m_, k0, part.words);
+#pragma omp for schedule(static)
+      for (int64_t p = 0; p < packer.parts(); ++p) packer.run(p);
+      auto* packed_b = words(ScratchSlot::kMatmulB, PackerB::stride(stretch_));
+#pragma omp for schedule(dynamic)
+      for (int64_t n = 0; n < n_; n += kNR) column_of_tiles(packed_a, packed_b, k0, part, n);
+    }
+  }
+
+  void column_of_tiles(const uint32_t* packed_a, uint32_t* packed_b, int64_t k0, const Stretch& part, int64_t n) const {
+    int64_t columns = smaller(kNR, n_ - n), next = n + kNR * omp_get_num_threads();
+    auto packer = packer_for<PackerB>(packed_b, n, columns, k0, part.words);
+    for (int64_t p = 0; p < packer.parts(); ++p) packer.run(p);
+    Prefetcher ahead;
+    if (next < n_) ahead = packer_for<PackerB>(packed_b, next, smaller(kNR, n_ - next), k0, part.words).prefetcher();
+    int64_t lines = divide_up(ahead.lines(), divide_up(m_, kMR));
+    for (int64_t row = 0; row < m_; row += kMR) {
+      ahead.run(lines);
+      one_tile(part, packed_a + row / kMR * PackerA::stride(part.words), packed_b,
+               {row, n, smaller(kMR, m_ - row), columns}, sums_ + row * slab_n_ + n);
+    }
   }
 
   void pack_b(uint32_t* to, const Slab& slab) const {

@@ -39,7 +39,9 @@ struct Expected {
   checkpoint::TensorSet tensors;
 };
 
-std::vector<int32_t> narrow(const std::vector<int64_t>& wide) { return {wide.begin(), wide.end()}; }
+std::vector<int32_t> narrow(const std::vector<int64_t>& wide) {
+  return {wide.begin(), wide.end()};
+}
 
 nn::Tokens tokens_of(const Expected& expected, bool packed) {
   auto shape = expected.shape("input_ids");
@@ -74,8 +76,9 @@ double relative_distance(const float* a, const float* b, size_t n) {
 }  // namespace
 
 TEST_CASE("every family computes the logits, loss and gradients of transformers") {
-  for (const char* name : {"llama", "llama_rope_linear", "llama_rope_llama3", "llama_bias", "llama_sharded", "llama_packed",
-                           "mistral", "mistral_window", "qwen2", "qwen2_tied", "qwen3", "gpt2", "gpt2_untied"}) {
+  for (const char* name :
+       {"llama", "llama_rope_linear", "llama_rope_llama3", "llama_bias", "llama_sharded", "llama_packed", "mistral",
+        "mistral_window", "qwen2", "qwen2_tied", "qwen3", "gpt2", "gpt2_untied"}) {
     CAPTURE(name);
     std::string folder = std::string(AUTOMODEL_SOURCE_DIR) + "/tests/golden/" + name;
     Expected expected(folder);

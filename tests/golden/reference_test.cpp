@@ -14,8 +14,8 @@
 #include "support/engine_fixture.h"
 
 using namespace automodel;
-using support::EngineFixture;
 using nlohmann::json;
+using support::EngineFixture;
 using Rows = std::vector<std::vector<int32_t>>;
 
 namespace {
@@ -29,7 +29,9 @@ bool absent(const std::string& folder) {
 const std::string kStories = std::string(AUTOMODEL_SHARED_DIR) + "/data/stories260k";
 const std::string kSort = std::string(AUTOMODEL_SHARED_DIR) + "/data/nano-sort-gpt2";
 
-json read(const std::string& path) { return json::parse(std::ifstream(path)); }
+json read(const std::string& path) {
+  return json::parse(std::ifstream(path));
+}
 
 // Rows of ids as a batch that predicts the next id of the row; the first `ignore[r]` ids are no labels.
 nn::Tokens next_token_batch(const Rows& rows, const std::vector<int>& ignore) {

@@ -189,7 +189,8 @@ TEST_CASE("reducing after every microbatch gives the same training within roundi
 TEST_CASE("bf16 compute trains close to fp32, and ddp equals fsdp2 in bf16 too") {
   Trace exact = run({kLlama, 2, options(true)});
   Trace bf16 = run({kLlama, 2, options(true, DType::kBF16)});
-  for (size_t i = 0; i < exact.losses.size(); ++i) CHECK(std::abs(bf16.losses[i] - exact.losses[i]) < 0.02 * exact.losses[i]);
+  for (size_t i = 0; i < exact.losses.size(); ++i)
+    CHECK(std::abs(bf16.losses[i] - exact.losses[i]) < 0.02 * exact.losses[i]);
   check_identical(run({kLlama, 2, options(false, DType::kBF16)}), bf16);
 }
 

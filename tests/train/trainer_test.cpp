@@ -49,14 +49,18 @@ model:
   _target_: NeMoAutoModelForCausalLM.from_config
   config: {model_type: llama, vocab_size: 256, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2,
            num_attention_heads: 4, num_key_value_heads: 2, tie_word_embeddings: false}
-  torch_dtype: )" << dtype << R"(
-distributed: {strategy: )" << strategy << R"(}
+  torch_dtype: )" << dtype
+                      << R"(
+distributed: {strategy: )"
+                      << strategy << R"(}
 loss_fn: {_target_: MaskedCrossEntropy}
 optimizer: {_target_: torch.optim.AdamW, lr: 1.0e-2}
 lr_scheduler: {lr_decay_style: cosine, lr_warmup_steps: 2}
 tokenizer: byte
-dataset: {_target_: text, path: ")" << text << R"(", seq_len: 32, validation_fraction: 0.2}
-validation_dataset: {_target_: text, path: ")" << text << R"(", seq_len: 32, validation_fraction: 0.2, split: validation}
+dataset: {_target_: text, path: ")"
+                      << text << R"(", seq_len: 32, validation_fraction: 0.2}
+validation_dataset: {_target_: text, path: ")"
+                      << text << R"(", seq_len: 32, validation_fraction: 0.2, split: validation}
 )";
   return file;
 }

@@ -1,4 +1,6 @@
 // Element-wise kernels, sums, embeddings, rotary positions, activations and Adam against double precision.
+#include <limits>
+
 #include "kernel_support.h"
 
 using namespace automodel;
@@ -80,7 +82,11 @@ TEST_CASE("a cast to bf16 rounds ties to even and keeps infinities and NaN") {
     INFO("instruction set ", std::string(set.name));
     std::vector<bf16> y(x.size());
     set.kernels->cast(Tensor::wrap(y.data(), shape, DType::kBF16), Tensor::wrap(x.data(), shape, DType::kF32));
-    for (size_t i = 0; i < x.size(); ++i) CHECK(y[i].bits == to_bf16(x[i]).bits);
+    for (size_t i = 0; i < x.size(); ++i) {
+      // Processors that convert by themselves take numbers below the smallest normal one for 0.
+      bool tiny = std::abs(x[i]) < std::numeric_limits<float>::min();
+      if (!tiny || y[i].bits << 1 != 0) CHECK(y[i].bits == to_bf16(x[i]).bits);
+    }
   }
 }
 

@@ -61,7 +61,7 @@ AM_INLINE VecU words_across(const T* p, int64_t stride, int64_t lanes, bool has_
   if constexpr (kPairs) {
     int64_t n = lanes < kLanes ? lanes : kLanes;
     VecH first = load_halves(p, n), second = has_second ? load_halves(p + stride, n) : VecH{};
-    return __builtin_convertvector(first, VecU) | (__builtin_convertvector(second, VecU) << 16);
+    return to_words(first) | (to_words(second) << 16);
   } else {
     return bits_as<VecU>(load_n(p, lanes));
   }

@@ -45,15 +45,36 @@ AM_INLINE To bits_as(From from) {
   return to;
 }
 
+// g++ 12 splits these conversions of a vector in two; the instructions do it at once. (And it warns of the undefined
+// vector inside the forms without a mask; a full mask costs nothing.)
+AM_INLINE VecU to_words(VecH h) {
+#if defined(__AVX512F__)
+  return bits_as<VecU>(_mm512_maskz_cvtepu16_epi32(0xffff, bits_as<__m256i>(h)));
+#elif defined(__AVX2__)
+  return bits_as<VecU>(_mm256_cvtepu16_epi32(bits_as<__m128i>(h)));
+#else
+  return __builtin_convertvector(h, VecU);
+#endif
+}
+
 AM_INLINE VecF widen(VecH h) {
-  return bits_as<VecF>(__builtin_convertvector(h, VecU) << 16);
+  return bits_as<VecF>(to_words(h) << 16);
 }
 
 AM_INLINE VecH narrow(VecF x) {
+#if defined(__AVX512BF16__)
+  return bits_as<VecH>(_mm512_cvtneps_pbh(x));  // numbers below the smallest normal one, 1e-38, become 0
+#else
   VecU u = bits_as<VecU>(x);
   VecU rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   VecU quiet = (u >> 16) | 0x40u;
-  return __builtin_convertvector((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded, VecH);
+  VecU words = (u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
+#if defined(__AVX512F__)
+  return bits_as<VecH>(_mm512_maskz_cvtepi32_epi16(0xffff, bits_as<__m512i>(words)));
+#else
+  return __builtin_convertvector(words, VecH);
+#endif
+#endif
 }
 
 AM_INLINE VecF load(const float* p) {
@@ -121,24 +142,44 @@ AM_INLINE VecF rounded_to(VecF x) {
     return widen(narrow(x));
 }
 
+// The greater; b where either is NaN.
 AM_INLINE VecF max(VecF a, VecF b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_ps(0xffff, a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#elif defined(__SSE2__)
+  return _mm_max_ps(a, b);
+#else
   return a > b ? a : b;
+#endif
 }
 
-AM_INLINE float sum_lanes(VecF v) {
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) v[i] += v[i + width];
-  return v[0];
+// Lane i of the result is lane i ^ kDistance of v.
+template <int kDistance>
+AM_INLINE VecF exchange(VecF v) {
+  VecI lanes;
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i ^ kDistance;
+  return __builtin_shuffle(v, lanes);
 }
+template <int kDistance = kLanes / 2>
+AM_INLINE float sum_lanes(VecF v) {
+  if constexpr (kDistance == 0)
+    return v[0];
+  else
+    return sum_lanes<kDistance / 2>(v + exchange<kDistance>(v));
+}
+template <int kDistance = kLanes / 2>
 AM_INLINE float max_lanes(VecF v) {
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) v[i] = v[i] > v[i + width] ? v[i] : v[i + width];
-  return v[0];
+  if constexpr (kDistance == 0)
+    return v[0];
+  else
+    return max_lanes<kDistance / 2>(max(v, exchange<kDistance>(v)));
 }
 
 AM_INLINE VecF sqrt(VecF x) {
 #if defined(__AVX512F__)
-  return _mm512_maskz_sqrt_ps(0xffff, x);  // g++ 12 warns about the unmasked form
+  return _mm512_maskz_sqrt_ps(0xffff, x);
 #elif defined(__AVX2__)
   return _mm256_sqrt_ps(x);
 #elif defined(__SSE2__)
@@ -165,9 +206,9 @@ AM_INLINE void store_n(T* p, VecF v, int64_t count) {
 // e^x: x = n ln 2 + r, a polynomial in r, times 2^n. 0 below the smallest normal number, inf above the largest.
 AM_INLINE VecF exp(VecF x) {
   constexpr float kLow = -87.33654f, kHigh = 88.72283f;
-  VecF c = x < kLow ? all(kLow) : x;
-  c = c > kHigh ? all(kHigh) : c;
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
+  VecF c = max(all(kLow), x);            // of the two, max gives x where it is NaN
+  c = c > kHigh + 1 ? all(kHigh + 1) : c;
   VecF t = c * 1.44269504f + kMagic;
   VecF n = t - kMagic;
   VecF r = c - n * 0.693359375f;
@@ -179,11 +220,14 @@ AM_INLINE VecF exp(VecF x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  VecI e = bits_as<VecI>(t) << 23;
-  VecF y = bits_as<VecF>(bits_as<VecI>(p) + e);
+#if defined(__AVX512F__)
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, all(kLow), _CMP_NLT_UQ), p, n);
+#else
+  VecF y = bits_as<VecF>(bits_as<VecI>(p) + (bits_as<VecI>(t) << 23));
   y = x < kLow ? all(0.0f) : y;
   y = x > kHigh ? all(__builtin_inff()) : y;
   return x == x ? y : x;
+#endif
 }
 
 AM_INLINE VecF sigmoid(VecF x) {

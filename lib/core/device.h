@@ -16,9 +16,12 @@ struct Device {
 
 inline const char* name_of(Device device) {
   switch (device.kind) {
-    case Device::Kind::kCpu: return "cpu";
-    case Device::Kind::kCuda: return "cuda";
-    case Device::Kind::kMeta: return "meta";
+    case Device::Kind::kCpu:
+      return "cpu";
+    case Device::Kind::kCuda:
+      return "cuda";
+    case Device::Kind::kMeta:
+      return "meta";
   }
   return "?";
 }

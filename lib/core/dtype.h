@@ -17,8 +17,8 @@ size_t size_of(DType dtype);
 // The full name, as PyTorch writes it without its prefix: "float32", "bfloat16", "int64", ...
 const char* name_of(DType dtype);
 
-// Reads a dtype name, case-insensitively, with or without "torch.": float, float32, fp32, double, float64, half, float16,
-// fp16, bfloat16, bf16, uint8, int8, int16, short, int32, int, int64, long, bool. Nothing for other text.
+// Reads a dtype name, case-insensitively, with or without "torch.": float, float32, fp32, double, float64, half,
+// float16, fp16, bfloat16, bf16, uint8, int8, int16, short, int32, int, int64, long, bool. Nothing for other text.
 std::optional<DType> parse_dtype(std::string_view text);
 
 bool is_floating(DType dtype);
@@ -28,7 +28,9 @@ struct bf16 {
   uint16_t bits;
 };
 
-inline float to_float(bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline float to_float(bf16 x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
 
 inline bf16 to_bf16(float x) {
   uint32_t u = std::bit_cast<uint32_t>(x);

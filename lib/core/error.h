@@ -45,7 +45,7 @@ template <class... Args>
 }  // namespace automodel
 
 // A contract at the border of a room: throws Error(fault) with a formatted message unless the condition holds.
-#define AM_CHECK(condition, fault, ...)                                 \
-  do {                                                                  \
-    if (!(condition)) ::automodel::fail((fault), __VA_ARGS__);          \
+#define AM_CHECK(condition, fault, ...)                        \
+  do {                                                         \
+    if (!(condition)) ::automodel::fail((fault), __VA_ARGS__); \
   } while (false)

@@ -122,7 +122,9 @@ void OutputFile::resize(uint64_t bytes) {
   if (::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) fail_errno(path_, "resize");
 }
 
-void OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) { write_all(fd_, path_, bytes, offset); }
+void OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
+  write_all(fd_, path_, bytes, offset);
+}
 
 void OutputFile::sync() {
   if (::fsync(fd_) != 0) fail_errno(path_, "write");

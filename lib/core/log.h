@@ -13,7 +13,8 @@ namespace automodel::log {
 enum class Level { kDebug, kInfo, kWarning, kError, kOff };
 
 // Sets up this process: messages below `level` are dropped; `prefix` (a rank and its coordinates) stands before every
-// message when it is not empty. May be called again. LOGGING_LEVEL, NO_COLOR and FORCE_COLOR of the environment are heeded.
+// message when it is not empty. May be called again. LOGGING_LEVEL, NO_COLOR and FORCE_COLOR of the environment are
+// heeded.
 void configure(Level level, std::string prefix = "");
 
 void write(Level level, std::string_view message);

@@ -31,16 +31,22 @@ std::array<uint32_t, 4> Random::block(uint64_t element) const {
                 {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32)});
 }
 
-uint32_t Random::bits(uint64_t element) const { return block(element)[0]; }
+uint32_t Random::bits(uint64_t element) const {
+  return block(element)[0];
+}
 
 uint64_t Random::bits64(uint64_t element) const {
   auto b = block(element);
   return (uint64_t{b[1]} << 32) | b[0];
 }
 
-float Random::uniform(uint64_t element) const { return static_cast<float>(bits(element) >> 8) * 0x1p-24f; }
+float Random::uniform(uint64_t element) const {
+  return static_cast<float>(bits(element) >> 8) * 0x1p-24f;
+}
 
-double Random::uniform64(uint64_t element) const { return static_cast<double>(bits64(element) >> 11) * 0x1p-53; }
+double Random::uniform64(uint64_t element) const {
+  return static_cast<double>(bits64(element) >> 11) * 0x1p-53;
+}
 
 float Random::normal(uint64_t element) const {
   auto b = block(element);

@@ -27,7 +27,9 @@ int64_t Shape::rows() const {
   return n;
 }
 
-bool Shape::operator==(const Shape& other) const { return std::ranges::equal(dims(), other.dims()); }
+bool Shape::operator==(const Shape& other) const {
+  return std::ranges::equal(dims(), other.dims());
+}
 
 std::string Shape::str() const {
   std::string text = "[";

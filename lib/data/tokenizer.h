@@ -82,9 +82,10 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const Tokeniz
 // Throws Error(kData) when the tokenizer has an id that a model with `model_vocab_size` embeddings cannot take.
 void check_fits(const Tokenizer& tokenizer, int64_t model_vocab_size);
 
-// Decodes token by token. What push() and finish() return, joined, is what decode() gives for all ids at once, and every
-// returned text is made of complete characters. Only where byte tokens of a SentencePiece-style tokenizer make ill-formed
-// text may the two differ: decode() gives up on a whole run of them, the stream has returned its good characters already.
+// Decodes token by token. What push() and finish() return, joined, is what decode() gives for all ids at once, and
+// every returned text is made of complete characters. Only where byte tokens of a SentencePiece-style tokenizer make
+// ill-formed text may the two differ: decode() gives up on a whole run of them, the stream has returned its good
+// characters already.
 class StreamDecoder {
  public:
   StreamDecoder(const Tokenizer& tokenizer, bool skip_special) : tokenizer_(&tokenizer), skip_special_(skip_special) {}

@@ -94,7 +94,7 @@ struct AdamArgs {
     (const Tensor& dx, bool accumulate_dx, const Tensor& dw, const Tensor& db, bool accumulate_dw, const Tensor& dy,   \
      const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& w))                                        \
   /* RMS norm of each head of `count` heads of x [T, ...] starting at column `begin`, in place; w [head_dim]; the      \
-     input of those columns is first copied to `before` [T, count*head_dim]; rstd f32 [T, count] */                              \
+     input of those columns is first copied to `before` [T, count*head_dim]; rstd f32 [T, count] */                    \
   X(head_norm_forward,                                                                                                 \
     (const Tensor& x, const Tensor& before, const Tensor& rstd, const Tensor& w, int64_t begin, float eps))            \
   /* replaces those columns of dx (holding dy) by the gradient of the input; dw f32 [head_dim] (+)= (or undefined) */  \

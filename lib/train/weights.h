@@ -12,7 +12,8 @@ namespace automodel::train {
 
 // Fills the master weights from stored tensors (any float type) and publishes them. Every tensor is accounted for: see
 // checkpoint::load.
-checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& model, const checkpoint::TensorSet& source);
+checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& model,
+                                     const checkpoint::TensorSet& source);
 
 // Throws Error(kCheckpoint) that lists every missing, surplus and misshapen tensor; reads no weight.
 void check_weights(models::CausalLM& model, const checkpoint::TensorSet& source);
@@ -21,8 +22,10 @@ void check_weights(models::CausalLM& model, const checkpoint::TensorSet& source)
 void load_optimizer(engine::Engine& engine, models::CausalLM& model, const checkpoint::TensorSet& source);
 
 // What a checkpoint stores of the weights, in `stored` type, and of the optimizer: exp_avg/NAME, exp_avg_sq/NAME, and
-// master/NAME when `stored` is not fp32. `writes`: false on ranks whose slices another rank writes (ddp: all but rank 0).
+// master/NAME when `stored` is not fp32. `writes`: false on ranks whose slices another rank writes (ddp: all but rank
+// 0).
 checkpoint::TensorGroup model_group(const engine::Engine& engine, models::CausalLM& model, DType stored, bool writes);
-checkpoint::TensorGroup optimizer_group(const engine::Engine& engine, models::CausalLM& model, DType stored, bool writes);
+checkpoint::TensorGroup optimizer_group(const engine::Engine& engine, models::CausalLM& model, DType stored,
+                                        bool writes);
 
 }  // namespace automodel::train

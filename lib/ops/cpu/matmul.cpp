@@ -158,22 +158,32 @@ class Product {
 #pragma omp for schedule(static)
       for (int64_t p = 0; p < packer.parts(); ++p) packer.run(p);
       auto* packed_b = words(ScratchSlot::kMatmulB, PackerB::stride(stretch_));
+      // Panels of b are taken whole, but where few are left over at the end, threads share each of those by rows.
+      int64_t threads = omp_get_num_threads(), columns = divide_up(n_, kNR);
+      int64_t shared = columns < 16 * threads ? columns % threads : 0, whole = columns - shared;
+      int64_t shares = clamp(rows / 4, 1, threads);
 #pragma omp for schedule(dynamic)
-      for (int64_t n = 0; n < n_; n += kNR) column_of_tiles(packed_a, packed_b, k0, part, n);
+      for (int64_t t = 0; t < whole + shared * shares; ++t) {
+        int64_t share = t < whole ? 0 : (t - whole) % shares, of = t < whole ? 1 : shares;
+        Task task{rows * share / of, rows * (share + 1) / of, t < whole ? t : whole + (t - whole) / shares, 0};
+        column_of_tiles(packed_a, packed_b, k0, part, task);
+      }
     }
   }
 
-  void column_of_tiles(const uint32_t* packed_a, uint32_t* packed_b, int64_t k0, const Stretch& part, int64_t n) const {
-    int64_t columns = smaller(kNR, n_ - n), next = n + kNR * omp_get_num_threads();
+  // The panels of rows of a task by its one panel of b.
+  void column_of_tiles(const uint32_t* packed_a, uint32_t* packed_b, int64_t k0, const Stretch& part,
+                       const Task& task) const {
+    int64_t n = task.j * kNR, columns = smaller(kNR, n_ - n), next = n + kNR * omp_get_num_threads();
     auto packer = packer_for<PackerB>(packed_b, n, columns, k0, part.words);
     for (int64_t p = 0; p < packer.parts(); ++p) packer.run(p);
     Prefetcher ahead;
     if (next < n_) ahead = packer_for<PackerB>(packed_b, next, smaller(kNR, n_ - next), k0, part.words).prefetcher();
-    int64_t lines = divide_up(ahead.lines(), divide_up(m_, kMR));
-    for (int64_t row = 0; row < m_; row += kMR) {
+    int64_t lines = divide_up(ahead.lines(), task.i_end - task.i);
+    for (int64_t i = task.i; i < task.i_end; ++i) {
       ahead.run(lines);
-      one_tile(part, packed_a + row / kMR * PackerA::stride(part.words), packed_b,
-               {row, n, smaller(kMR, m_ - row), columns}, sums_ + row * slab_n_ + n);
+      one_tile(part, packed_a + i * PackerA::stride(part.words), packed_b,
+               {i * kMR, n, smaller(kMR, m_ - i * kMR), columns}, sums_ + i * kMR * slab_n_ + n);
     }
   }
 

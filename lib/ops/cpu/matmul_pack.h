@@ -132,7 +132,7 @@ class Packer {
 
  private:
   static constexpr int64_t kPerWord = kPairs ? 2 : 1;
-  static constexpr int64_t kPart = 64;  // words, where memory lies across the lanes
+  static constexpr int64_t kPart = 16;  // words, where memory lies across the lanes
 
   uint32_t* at(int64_t panel_lane, int64_t word) const {
     return to_ + panel_lane / kWidth * stride(words_) + word * kWidth;

@@ -183,7 +183,8 @@ class Product {
     for (int64_t i = task.i; i < task.i_end; ++i) {
       ahead.run(lines);
       one_tile(part, packed_a + i * PackerA::stride(part.words), packed_b,
-               {i * kMR, n, smaller(kMR, m_ - i * kMR), columns}, sums_ + i * kMR * slab_n_ + n);
+               {i * kMR, n, smaller(kMR, m_ - i * kMR), columns},
+               sums_ == nullptr ? nullptr : sums_ + i * kMR * slab_n_ + n);
     }
   }
 
@@ -237,7 +238,7 @@ class Product {
           one_tile(part, packed_a + (i - task.i) * PackerA::stride(part.words),
                    packed_b + j * PackerB::stride(slab.words) + k * kNR,
                    {row0 + row, slab.n0 + column, smaller(kMR, rows - row), smaller(kNR, slab.n - column)},
-                   sums + row * slab_n_ + column);
+                   sums == nullptr ? nullptr : sums + row * slab_n_ + column);
         }
       k += part.words;
     } while (k < slab.words);

@@ -223,7 +223,7 @@ AM_INLINE VecF exp(VecF x) {
 #if defined(__AVX512F__)
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, all(kLow), _CMP_NLT_UQ), p, n);
 #else
-  VecF y = bits_as<VecF>(bits_as<VecI>(p) + (bits_as<VecI>(t) << 23));
+  VecF y = bits_as<VecF>(bits_as<VecU>(p) + (bits_as<VecU>(t) << 23));
   y = x < kLow ? all(0.0f) : y;
   y = x > kHigh ? all(__builtin_inff()) : y;
   return x == x ? y : x;

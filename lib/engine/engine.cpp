@@ -85,7 +85,8 @@ bool Engine::reshards(int i) const {
 
 // Starts gathering the layers that come after `from` in the given direction.
 void Engine::gather_ahead(int from, int direction) {
-  for (int n = 1; n <= options_.prefetch; ++n) {
+  int depth = direction > 0 ? options_.prefetch : options_.prefetch_backward;
+  for (int n = 1; n <= depth; ++n) {
     int i = from + n * direction;
     if (i >= 0 && i < model_.layers()) layer(i).start_gather();
   }

@@ -25,7 +25,8 @@ struct EngineOptions {
   std::optional<bool> reshard_after_forward;
   // Reduce gradients once per step instead of after every microbatch.
   bool defer_reduce = true;
-  int prefetch = 1;  // units gathered ahead; 0: none
+  int prefetch = 1;           // units gathered ahead in the forward; 0: none
+  int prefetch_backward = 1;  // and in the backward
   bool activation_checkpointing = false;
   bool trains = true;          // false: no moments are allocated and step() must not be called
   double max_grad_norm = 1.0;  // <= 0: no clipping

@@ -108,8 +108,10 @@ engine::EngineOptions engine_options(const Job& job) {
   if (const auto* fsdp = std::get_if<distributed::FSDP2Section>(&config.distributed)) {
     options.reshard_after_forward = fsdp->options.reshard_after_forward;
     options.defer_reduce = fsdp->options.defer_fsdp_grad_sync;
-    if (fsdp->options.enable_fsdp2_prefetch)
+    if (fsdp->options.enable_fsdp2_prefetch) {
       options.prefetch = static_cast<int>(fsdp->options.fsdp2_forward_prefetch_depth);
+      options.prefetch_backward = static_cast<int>(fsdp->options.fsdp2_backward_prefetch_depth);
+    }
   }
   options.max_grad_norm = config.clip_grad_norm.max_norm;
   options.adam = optim::resolve(config.optimizer);

@@ -160,10 +160,11 @@ TEST_CASE("repetition, prefetch, resharding and activation checkpointing do not 
     Trace base = run({kLlama, 2, options(true, param), 6});
     check_identical(base, run({kLlama, 2, options(true, param), 6}));
     auto no_prefetch = options(true, param);
-    no_prefetch.prefetch = 0;
+    no_prefetch.prefetch = no_prefetch.prefetch_backward = 0;
     check_identical(base, run({kLlama, 2, no_prefetch, 6}));
     auto deep = options(true, param);
-    deep.prefetch = 3;
+    deep.prefetch = 2;
+    deep.prefetch_backward = 3;
     check_identical(base, run({kLlama, 2, deep, 6}));
     for (bool reshard : {false, true}) {
       auto o = options(true, param);

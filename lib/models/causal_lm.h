@@ -23,6 +23,7 @@ struct ModelInfo {
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
+  int64_t experts = 0;  // routed experts of a layer; 0: the MLPs are dense
   int64_t max_positions = 0;
   bool absolute_positions = false;  // learned positions: a longer sequence is impossible, not only untrained
   bool tied_head = false;

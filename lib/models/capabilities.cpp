@@ -1,0 +1,96 @@
+#include "models/capabilities.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <numeric>
+
+namespace automodel::models {
+
+namespace {
+
+struct Amount {
+  int64_t count;
+  const char* what;
+};
+
+std::string choice(const std::vector<int64_t>& sizes) {
+  return sizes.size() == 2 ? fmt::format("{} or {}", sizes[0], sizes[1]) : fmt::format("{}", sizes[0]);
+}
+
+std::string uneven(const char* key, int64_t size, const Amount& amount) {
+  return fmt::format("{} {} does not divide the model's {} {}: {} = {} * {} + {}", key, size, amount.count, amount.what,
+                     amount.count, size, amount.count / size, amount.count % size);
+}
+
+// One violation for each amount that the axis cannot cut evenly.
+void check_division(const char* key, int64_t size, const std::vector<Amount>& amounts, std::vector<Violation>& out) {
+  std::vector<int64_t> counts;
+  for (const Amount& amount : amounts) counts.push_back(amount.count);
+  const std::vector<int64_t> fit_all = nearest_divisors(counts, size);
+  for (const Amount& amount : amounts) {
+    if (amount.count % size == 0) continue;
+    const std::vector<int64_t> fit_this = nearest_divisors({amount.count}, size);
+    std::string hint = fmt::format("the nearest sizes that divide {}: {}", amount.count, choice(fit_this));
+    if (fit_this != fit_all) hint += fmt::format("; that fit all of the model: {}", choice(fit_all));
+    out.push_back({key, uneven(key, size, amount), std::move(hint)});
+  }
+}
+
+void check_stages(const ModelInfo& model, int64_t pp, int64_t stages_per_rank, std::vector<Violation>& out) {
+  if (pp * stages_per_rank <= model.layers) return;
+  const std::string product =
+      stages_per_rank == 1 ? "" : fmt::format(" * {} stages a rank = {} stages", stages_per_rank, pp * stages_per_rank);
+  const int64_t most = std::max<int64_t>(1, model.layers / stages_per_rank);
+  out.push_back(
+      {"pp_size",
+       fmt::format("pp_size {}{} is more than the model's {} layers: every stage needs one", pp, product, model.layers),
+       fmt::format("the nearest size that fits: {}", most)});
+}
+
+void check_experts(const ModelInfo& model, int64_t ep, std::vector<Violation>& out) {
+  if (model.experts > 0) return check_division("ep_size", ep, {{model.experts, "experts"}}, out);
+  if (ep == 1) return;
+  out.push_back({"ep_size", fmt::format("ep_size is {}, but a {} model has no experts", ep, model.model_type),
+                 "write ep_size: 1"});
+}
+
+}  // namespace
+
+std::vector<int64_t> nearest_divisors(const std::vector<int64_t>& amounts, int64_t asked) {
+  int64_t common = 0;
+  for (int64_t amount : amounts) common = std::gcd(common, amount);
+  std::vector<int64_t> out;
+  for (int64_t below = std::min(asked - 1, common); below >= 1 && out.empty(); --below)
+    if (common % below == 0) out.push_back(below);
+  for (int64_t above = asked; above <= common; ++above)
+    if (common % above == 0) {
+      out.push_back(above);
+      break;
+    }
+  return out;
+}
+
+std::vector<Violation> violations(const ModelInfo& model, const distributed::ParallelismSizes& sizes,
+                                  int64_t stages_per_rank) {
+  const auto at_least_one = [](int64_t size) { return std::max<int64_t>(1, size); };
+  std::vector<Violation> out;
+  check_division("tp_size", at_least_one(sizes.tp_size),
+                 {{model.heads, "attention heads"},
+                  {model.kv_heads, "key/value heads"},
+                  {model.intermediate_size, "columns of the MLP (intermediate_size)"},
+                  {model.vocab_size, "tokens of the vocabulary (vocab_size)"}},
+                 out);
+  const int64_t pp = at_least_one(sizes.pp_size);
+  if (pp > 1) check_stages(model, pp, stages_per_rank, out);
+  check_experts(model, at_least_one(sizes.ep_size), out);
+  return out;
+}
+
+void check_capabilities(const ModelInfo& model, const distributed::ParallelismSizes& sizes,
+                        config::Problems& problems) {
+  for (Violation& violation : violations(model, sizes))
+    problems.add(violation.key, std::move(violation.message), std::move(violation.hint));
+}
+
+}  // namespace automodel::models

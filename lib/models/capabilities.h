@@ -1,0 +1,32 @@
+// Whether the parallel axes can cut a model: arithmetic over what its config says and the sizes that are asked for.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/report.h"
+#include "distributed/parallelism_sizes.h"
+#include "models/causal_lm.h"
+
+namespace automodel::models {
+
+struct Violation {
+  std::string key;      // in the `distributed` section, such as "tp_size"
+  std::string message;  // both numbers and what is wrong
+  std::string hint;     // the nearest sizes that fit
+};
+
+// Everything about the model that the sizes cannot cut evenly: tp divides attention heads, key/value heads, the MLP's
+// width and the vocabulary, pp leaves every stage a layer, ep divides the experts. Sizes of 0 or less count as 1.
+// `stages_per_rank`: pipeline stages on each rank (more than 1 for interleaved schedules).
+std::vector<Violation> violations(const ModelInfo& model, const distributed::ParallelismSizes& sizes,
+                                  int64_t stages_per_rank = 1);
+
+// The same as problems of the `distributed` section.
+void check_capabilities(const ModelInfo& model, const distributed::ParallelismSizes& sizes, config::Problems& problems);
+
+// The sizes nearest to `asked` that divide every one of `amounts`: at most one below and one above, ascending.
+std::vector<int64_t> nearest_divisors(const std::vector<int64_t>& amounts, int64_t asked);
+
+}  // namespace automodel::models

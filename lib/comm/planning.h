@@ -34,4 +34,8 @@ using Recorder = std::function<void(const CallRecord&)>;
 // `recorder` is called in the order of the calls, by every communicator made from this one too.
 std::unique_ptr<Communicator> make_planning(int rank, int size, Recorder recorder, std::string name = "world");
 
+// `inner` with a recorder that is told of every call before it is made, also of communicators made from the result:
+// what a run really does, in the same words as its plan.
+std::unique_ptr<Communicator> make_recording(std::unique_ptr<Communicator> inner, Recorder recorder);
+
 }  // namespace automodel::comm

@@ -39,6 +39,10 @@ World World::planning(int rank, int size, int local_size, Recorder recorder) {
   return World(make_planning(rank, size, std::move(recorder)), rank % local_size, local_size);
 }
 
+void World::observe(Recorder recorder) {
+  global_ = make_recording(std::move(global_), std::move(recorder));
+}
+
 void World::abort(std::string_view message) noexcept {
   if (place_.empty()) {
     global_->abort(message);

@@ -52,6 +52,9 @@ class World {
   int local_rank() const { return local_rank_; }
   int local_size() const { return local_size_; }
 
+  // From now on `recorder` is told of every call of global() and of the communicators made from it afterwards.
+  void observe(Recorder recorder);
+
   // The rank's place in the mesh ("pp 0, dp_shard 1"), for abort to tell.
   void set_place(std::string place) { place_ = std::move(place); }
 

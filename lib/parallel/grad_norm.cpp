@@ -14,8 +14,8 @@ float gradient_norm(const std::vector<std::unique_ptr<Unit>>& units, comm::Commu
     k.sum_squares(total, unit->gradient(), true);
     sharded |= unit->layout().shards() > 1;
   }
-  if (allocator.device().is_meta()) return 0;
   if (sharded) ranks.all_reduce({total.raw(), 1, DType::kF64}, comm::Reduce::kSum);
+  if (allocator.device().is_meta()) return 0;
   return static_cast<float>(std::sqrt(*total.data<double>()));
 }
 

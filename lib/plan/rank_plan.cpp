@@ -1,0 +1,128 @@
+// A step of many microbatches need not be run in full: all microbatches between the first and the last are alike, so
+// three stand for any number. The traffic of one in the middle is what a step of three has more than a step of two.
+#include "plan/rank_plan.h"
+
+#include <algorithm>
+
+namespace automodel::plan {
+namespace {
+
+constexpr int64_t kMicrobatchesRun = 3;
+
+UnitPlan describe_unit(const parallel::Unit& unit, DType param_dtype) {
+  UnitPlan out;
+  for (const parallel::Segment& s : unit.layout().segments()) out.elements += s.numel;
+  out.master_bytes = static_cast<int64_t>(unit.master().bytes());
+  if (unit.compute_shard().defined()) out.compute_bytes = static_cast<int64_t>(unit.compute_shard().bytes());
+  if (unit.layout().shards() > 1)
+    out.gathered_bytes = unit.layout().size() * static_cast<int64_t>(size_of(param_dtype));
+  return out;
+}
+
+// The engine of one planned rank.
+class PlannedRank {
+ public:
+  explicit PlannedRank(const RankRequest& request)
+      : request_(request),
+        allocator_(make_meta_allocator()),
+        ranks_(comm::make_planning(
+            request.rank, request.world_size, [this](const comm::CallRecord& call) { traffic_.add(call); },
+            request.axis)),
+        engine_(*request.model, *ranks_, *allocator_, request.options) {
+    engine_.set_inspect([this](const auto& units) {
+      units_.clear();
+      for (const auto& unit : units) units_.push_back(describe_unit(*unit, request_.options.unit.param_dtype));
+    });
+  }
+
+  // Runs a step of `run` microbatches in which the tokens of `held` are in memory.
+  MemoryStats step(int64_t run, int64_t held) {
+    traffic_ = {};
+    allocator_->reset_peaks();
+    MemoryStats stats;
+    stats.current = allocator_->stats().current;
+    stats.current_total = allocator_->stats().current_total;
+    Tensor others =
+        Tensor::empty({(held - run) * batch_bytes_of_one()}, DType::kU8, *allocator_, MemoryClass::kWorkspace);
+    std::vector<nn::Tokens> tokens;
+    for (int64_t i = 0; i < run; ++i) tokens.push_back(tokens_of(request_.microbatch, *allocator_));
+    if (request_.before_step) request_.before_step(*ranks_);
+    engine_.step({.microbatches = tokens, .label_tokens = 1});
+    if (request_.after_step) request_.after_step(*ranks_);
+    stats.peak = allocator_->stats().peak;
+    stats.peak_total = allocator_->stats().peak_total;
+    return stats;
+  }
+
+  // Bytes of the tokens of one microbatch.
+  int64_t batch_bytes_of_one() {
+    if (batch_bytes_ == 0) {
+      int64_t before = allocator_->stats().current_total;
+      nn::Tokens tokens = tokens_of(request_.microbatch, *allocator_);
+      batch_bytes_ = allocator_->stats().current_total - before;
+    }
+    return batch_bytes_;
+  }
+
+  int64_t current() const { return allocator_->stats().current_total; }
+  const Traffic& traffic() const { return traffic_; }
+  const std::vector<UnitPlan>& units() const { return units_; }
+
+ private:
+  const RankRequest& request_;
+  std::unique_ptr<Allocator> allocator_;
+  Traffic traffic_;
+  std::unique_ptr<comm::Communicator> ranks_;
+  engine::Engine engine_;
+  std::vector<UnitPlan> units_;
+  int64_t batch_bytes_ = 0;
+};
+
+}  // namespace
+
+nn::Tokens tokens_of(const BatchShape& shape, Allocator& allocator) {
+  auto ids = [&](Shape s) { return Tensor::empty(s, DType::kI32, allocator, MemoryClass::kWorkspace); };
+  nn::Tokens tokens;
+  tokens.batch = shape.rows;
+  tokens.sequence = shape.cols;
+  Shape flat{shape.rows * shape.cols};
+  tokens.ids = ids(flat);
+  tokens.labels = ids(flat);
+  tokens.positions = ids(flat);
+  if (shape.packed) tokens.document_start = ids({shape.rows, shape.cols});
+  return tokens;
+}
+
+int64_t RankPlan::peak(MemoryClass memory_class) const {
+  auto i = static_cast<size_t>(memory_class);
+  return std::max(first.peak[i], steady.peak[i]);
+}
+
+RankPlan plan_rank(const RankRequest& request) {
+  PlannedRank rank(request);
+  RankPlan plan;
+  int64_t run = std::min(request.accumulation, kMicrobatchesRun);
+  plan.batch_bytes = rank.batch_bytes_of_one() * request.accumulation;
+  int64_t before = rank.current();
+  plan.first = plan.steady = rank.step(run, request.accumulation);
+  plan.traffic = rank.traffic();
+  plan.units = rank.units();
+  // What a first step leaves behind (gradient buffers, tables) is there in the second, and nothing more comes to it.
+  if (rank.current() != before) {
+    plan.steady = rank.step(run, request.accumulation);
+    plan.traffic = rank.traffic();
+  }
+  if (request.accumulation > run) {
+    rank.step(run - 1, request.accumulation);
+    Traffic middle = plan.traffic;
+    middle.add(rank.traffic(), -1);
+    plan.traffic.add(middle, request.accumulation - run);
+  }
+  return plan;
+}
+
+std::vector<RankKind> kinds_of_ranks(int world_size) {
+  return {{0, world_size}};
+}
+
+}  // namespace automodel::plan

@@ -1,0 +1,71 @@
+// Memory and traffic of one rank's training step, by running that step: engine::Engine on the meta device, whose
+// allocator counts and whose kernels do nothing, with the planning communicator, which records. So the plan has no
+// formulas of its own that could differ from what training does.
+//
+// Runs in time linear in the number of layers, whatever the number of ranks, of microbatches and the sizes.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "plan/traffic.h"
+
+namespace automodel::plan {
+
+// One microbatch of a rank.
+struct BatchShape {
+  int64_t rows = 1;
+  int64_t cols = 1;     // tokens of a row, padding included
+  bool packed = false;  // rows hold several documents
+  bool operator==(const BatchShape&) const = default;
+};
+
+// Microbatches without content, in workspace memory of `allocator`, as train::to_tokens lays them out.
+nn::Tokens tokens_of(const BatchShape& shape, Allocator& allocator);
+
+struct RankRequest {
+  models::CausalLM* model = nullptr;  // placed on the planned rank for as long as the call takes
+  engine::EngineOptions options;
+  int rank = 0;
+  int world_size = 1;
+  std::string axis = "world";  // what the communicator of the data-parallel ranks is called
+  BatchShape microbatch;
+  int64_t accumulation = 1;  // microbatches of a step
+  // What the caller's ranks tell each other in every step besides the engine's own calls. May be empty.
+  std::function<void(comm::Communicator&)> before_step, after_step;
+};
+
+// A unit of weights that are gathered, reduced and updated together. Bytes of this rank unless they say otherwise.
+struct UnitPlan {
+  int64_t elements = 0;        // of its weights, on all ranks together, without padding
+  int64_t master_bytes = 0;    // fp32
+  int64_t compute_bytes = 0;   // the copy in param_dtype; 0 when that is fp32
+  int64_t gathered_bytes = 0;  // the whole unit in param_dtype; 0 when nothing is gathered
+};
+
+struct RankPlan {
+  std::vector<UnitPlan> units;  // the root (embeddings, final norm, head), then the layers
+  MemoryStats first;            // of the first step: `current` before it, peaks during it
+  MemoryStats steady;           // the same of every later step
+  int64_t batch_bytes = 0;      // of the token tensors of a step, which are workspace
+  Traffic traffic;              // of one step
+
+  // Over the whole run.
+  int64_t peak(MemoryClass memory_class) const;
+  int64_t peak_total() const { return std::max(first.peak_total, steady.peak_total); }
+};
+
+RankPlan plan_rank(const RankRequest& request);
+
+// Ranks whose steps are the same in memory and traffic; `first` stands for `count` ranks, itself and those after it.
+struct RankKind {
+  int first = 0;
+  int count = 1;
+};
+// The distinct kinds among `world_size` data-parallel ranks. A unit's flat buffer is padded so that all of them own as
+// much of it, and they all work on microbatches of one shape: there is one kind.
+std::vector<RankKind> kinds_of_ranks(int world_size);
+
+}  // namespace automodel::plan

@@ -1,0 +1,186 @@
+// Random small jobs, planned, then really trained on ranks that are threads: what the plan says about memory and
+// traffic is what the allocators and the communicators count.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "core/error.h"
+#include "core/rng.h"
+#include "models/registry.h"
+#include "plan/rank_plan.h"
+#include "support/run_mesh.h"
+
+using namespace automodel;
+
+namespace {
+
+// Draws from a fixed sequence.
+class Dice {
+ public:
+  explicit Dice(uint64_t seed) : random_(seed, "plans") {}
+  int64_t between(int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(random_.below(static_cast<uint64_t>(high - low + 1), next_++));
+  }
+  bool coin() { return between(0, 1) == 1; }
+
+ private:
+  Random random_;
+  uint64_t next_ = 0;
+};
+
+struct Case {
+  std::string config;
+  int ranks = 1;
+  plan::RankRequest request;
+
+  std::string name() const {
+    const auto& o = request.options;
+    return fmt::format(
+        "{} | {} ranks, {}, param {}, reduce {}, {} x {}x{}{}, ac {}, reshard {}, prefetch {} {}, defer {}", config,
+        ranks, o.unit.shard ? "fsdp2" : "ddp", automodel::name_of(o.unit.param_dtype),
+        automodel::name_of(o.unit.reduce_dtype), request.accumulation, request.microbatch.rows, request.microbatch.cols,
+        request.microbatch.packed ? " packed" : "", o.activation_checkpointing,
+        o.reshard_after_forward ? static_cast<int>(*o.reshard_after_forward) : -1, o.prefetch, o.prefetch_backward,
+        o.defer_reduce);
+  }
+};
+
+std::string random_config(Dice& dice) {
+  static const std::vector<std::string> kFamilies{"llama", "mistral", "qwen2", "qwen3", "gpt2"};
+  const std::string family = kFamilies[static_cast<size_t>(dice.between(0, 4))];
+  int64_t layers = dice.between(1, 4), vocab = dice.between(40, 300);
+  if (family == "gpt2") {
+    int64_t heads = dice.between(1, 3);
+    return fmt::format(
+        R"({{"model_type": "gpt2", "vocab_size": {}, "n_embd": {}, "n_layer": {}, "n_head": {}, "n_positions": 64,
+        "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "tie_word_embeddings": {}}})",
+        vocab, heads * 2 * dice.between(3, 8), layers, heads, dice.coin());
+  }
+  int64_t kv = dice.between(1, 2), heads = kv * dice.between(1, 3), width = 2 * dice.between(3, 8);
+  std::string more;
+  if (family == "mistral" && dice.coin()) more = R"(, "sliding_window": 8)";
+  if (family == "qwen3" && dice.coin()) more = R"(, "head_dim": 16)";
+  if (family == "llama" && dice.coin()) more = R"(, "attention_bias": true, "mlp_bias": true)";
+  return fmt::format(
+      R"({{"model_type": "{}", "vocab_size": {}, "hidden_size": {}, "intermediate_size": {}, "num_hidden_layers": {},
+      "num_attention_heads": {}, "num_key_value_heads": {}, "max_position_embeddings": 64, "tie_word_embeddings": {}{}}})",
+      family, vocab, heads * width, dice.between(16, 90), layers, heads, kv, dice.coin(), more);
+}
+
+Case random_case(uint64_t seed) {
+  Dice dice(seed);
+  Case c;
+  c.config = random_config(dice);
+  c.ranks = static_cast<int>(dice.between(1, 8));
+  engine::EngineOptions& o = c.request.options;
+  o.unit.shard = dice.between(0, 2) > 0;
+  o.unit.param_dtype = dice.coin() ? DType::kBF16 : DType::kF32;
+  o.unit.reduce_dtype = dice.between(0, 3) == 0 ? DType::kBF16 : DType::kF32;
+  if (dice.coin()) o.reshard_after_forward = dice.coin();
+  o.defer_reduce = dice.between(0, 3) > 0;
+  o.prefetch = static_cast<int>(dice.between(0, 2));
+  o.prefetch_backward = static_cast<int>(dice.between(0, 3));
+  o.activation_checkpointing = dice.between(0, 2) == 0;
+  o.max_grad_norm = dice.coin() ? 1.0 : 0.0;
+  c.request.accumulation = dice.between(1, 5);
+  c.request.microbatch = {dice.between(1, 4), dice.between(1, 40), dice.between(0, 2) == 0};
+  c.request.world_size = c.ranks;
+  return c;
+}
+
+// What one rank really did, step by step.
+struct Seen {
+  std::vector<MemoryStats> memory;
+  std::vector<plan::Traffic> traffic;
+};
+
+constexpr int kSteps = 3;
+
+// Any tokens will do, and two documents to a packed row.
+nn::Tokens real_tokens(const plan::BatchShape& shape, Allocator& allocator) {
+  nn::Tokens tokens = plan::tokens_of(shape, allocator);
+  for (int64_t t = 0; t < shape.rows * shape.cols; ++t) {
+    auto i = static_cast<int32_t>(t % shape.cols);
+    auto second = static_cast<int32_t>(shape.cols / 2);
+    int32_t start = shape.packed && i >= second ? second : 0;
+    tokens.ids.data<int32_t>()[t] = (7 * static_cast<int32_t>(t) + 3) % 40;
+    tokens.labels.data<int32_t>()[t] = t % 5 == 0 ? -100 : (3 * static_cast<int32_t>(t) + 1) % 40;
+    tokens.positions.data<int32_t>()[t] = i - start;
+    if (shape.packed) tokens.document_start.data<int32_t>()[t] = start;
+  }
+  return tokens;
+}
+
+Seen train(const Case& c, comm::World& world) {
+  Seen seen;
+  plan::Traffic traffic;
+  world.observe([&](const comm::CallRecord& call) { traffic.add(call); });
+  auto allocator = make_cpu_allocator();
+  auto model = models::build(config::parse_json(c.config, "config.json"));
+  engine::Engine engine(*model, world.global(), *allocator, c.request.options);
+  engine.initialise(1);
+  for (int step = 0; step < kSteps; ++step) {
+    traffic = {};
+    allocator->reset_peaks();
+    std::vector<nn::Tokens> batches;
+    for (int64_t i = 0; i < c.request.accumulation; ++i)
+      batches.push_back(real_tokens(c.request.microbatch, *allocator));
+    engine.step({batches, 100, 1e-3, 0});
+    seen.memory.push_back(allocator->stats());
+    seen.traffic.push_back(traffic);
+  }
+  return seen;
+}
+
+// Largest and mean |planned / real - 1| of the peaks.
+struct Errors {
+  double largest = 0;
+  double sum = 0;
+  int64_t n = 0;
+  void add(int64_t planned, int64_t real) {
+    double error = static_cast<double>(planned) / static_cast<double>(real) - 1;
+    CHECK(planned >= real);
+    CHECK(error <= 0.02);
+    largest = std::max(largest, error);
+    sum += error;
+    ++n;
+  }
+};
+
+void compare(const plan::RankPlan& planned, const Seen& seen, Errors& errors) {
+  for (int step = 0; step < kSteps; ++step) {
+    CAPTURE(step);
+    const MemoryStats& real = seen.memory[static_cast<size_t>(step)];
+    const MemoryStats& said = step == 0 ? planned.first : planned.steady;
+    errors.add(said.peak_total, real.peak_total);
+    for (size_t i = 0; i < kMemoryClasses; ++i) {
+      CAPTURE(name_of(static_cast<MemoryClass>(i)));
+      CHECK(said.peak[i] == real.peak[i]);
+    }
+    CHECK(planned.traffic == seen.traffic[static_cast<size_t>(step)]);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("what is planned for random jobs is what their ranks allocate and send") {
+  constexpr uint64_t kCases = 60;
+  Errors errors;
+  for (uint64_t seed = 0; seed < kCases; ++seed) {
+    Case c = random_case(seed);
+    CAPTURE(seed);
+    CAPTURE(c.name());
+    std::vector<Seen> seen(static_cast<size_t>(c.ranks));
+    test::run_mesh(c.ranks, [&](comm::World& world) { seen[static_cast<size_t>(world.rank())] = train(c, world); });
+    auto model = models::build(config::parse_json(c.config, "config.json"));
+    c.request.model = model.get();
+    for (c.request.rank = 0; c.request.rank < c.ranks; ++c.request.rank)
+      compare(plan::plan_rank(c.request), seen[static_cast<size_t>(c.request.rank)], errors);
+  }
+  MESSAGE(errors.n << " peaks; planned over real: largest " << 100 * errors.largest << " %, mean "
+                   << 100 * errors.sum / static_cast<double>(errors.n) << " %");
+}

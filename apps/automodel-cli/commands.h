@@ -25,6 +25,7 @@ struct Context {
 void add_train(CLI::App& app, Context& context);
 void add_eval(CLI::App& app, Context& context);
 void add_config(CLI::App& app, Context& context);
+void add_plan(CLI::App& app, Context& context);
 void add_generate(CLI::App& app, Context& context);
 void add_bench(CLI::App& app, Context& context);
 

@@ -31,6 +31,7 @@ void describe_program(CLI::App& app, cli::Context& context, log::Level& level) {
   app.fallthrough();
   cli::add_train(app, context);
   cli::add_eval(app, context);
+  cli::add_plan(app, context);
   cli::add_config(app, context);
   cli::add_generate(app, context);
   cli::add_bench(app, context);
@@ -38,6 +39,7 @@ void describe_program(CLI::App& app, cli::Context& context, log::Level& level) {
       "Examples:\n"
       "  automodel train recipes/quickstart.yaml\n"
       "  automodel train r.yaml --nproc-per-node 8 --optimizer.lr 1e-4\n"
+      "  automodel plan r.yaml --world-size 1024 --gpus-per-node 8\n"
       "  automodel config r.yaml\n"
       "  automodel config --explain optimizer.lr\n"
       "  automodel generate checkpoints/quickstart/LATEST --prompt \"// \"\n\n"

@@ -36,6 +36,17 @@ struct EvalOptions {
 // The validation losses of a recipe's model.
 int run_eval(const EvalOptions& options);
 
+struct PlanOptions {
+  RecipeSource recipe;
+  std::optional<int64_t> world_size;  // nothing: the recipe's launch.nproc_per_node, else the launcher's ranks, else 1
+  bool only_distributed = false;      // resolve the `distributed:` section alone; the rest of the recipe is not read
+  int gpus_per_node = 0;              // how the mesh is drawn; 0: unknown
+  std::vector<std::string> why;       // "tp_size=3": what forbids this value of the section
+  Format format = Format::kText;
+};
+// What a job will be: its mesh, memory, traffic and schedule, without starting it.
+int run_plan(const PlanOptions& options);
+
 struct GenerateOptions {
   std::string model;  // a model folder, a checkpoint, or a hub id that is in the local cache
   std::optional<std::string> prompt;

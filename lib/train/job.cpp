@@ -76,17 +76,31 @@ void find_checkpoint(Job& job) {
   job.warnings.insert(job.warnings.end(), job.resume.warnings.begin(), job.resume.warnings.end());
 }
 
+// The recipe, on its number of ranks when it trains. Usable when `report` stays empty.
+Job read_job(const RecipeSource& source, int world_size, bool for_training, config::Report& report) {
+  Job job;
+  job.recipe = load_recipe(source, report);
+  job.world_size = world_size;
+  if (report.empty() && for_training) check_against_world(job.recipe, world_size, report);
+  return job;
+}
+
+void open_source(Job& job, ModelParts parts) {
+  job.source = open_model(job.config().model, parts);
+  job.precision = distributed::precision_of(job.config().distributed, job.source.storage);
+}
+
+void note_model(Job& job) {
+  for (const std::string& note : job.source.model->info().notes) job.warnings.push_back(note);
+}
+
 }  // namespace
 
 Job prepare(const RecipeSource& source, int world_size, bool for_training) {
-  Job job;
-  job.recipe = load_recipe(source);
-  job.world_size = world_size;
   config::Report report;
-  if (for_training) check_against_world(job.recipe, world_size, report);
+  Job job = read_job(source, world_size, for_training, report);
   report.throw_if_any();
-  job.source = open_model(job.config().model);
-  job.precision = distributed::precision_of(job.config().distributed, job.source.storage);
+  open_source(job, ModelParts::kAll);
   job.signature = checkpoint::make_signature(job.source.config_json, job.source.id, false);
   if (for_training) open_training(job);
   for (const auto& [name, config] : job.config().validation_datasets) {
@@ -95,7 +109,15 @@ Job prepare(const RecipeSource& source, int world_size, bool for_training) {
     job.validation[name] = open_dataset(job, config, key, keep);
   }
   if (for_training) find_checkpoint(job);
-  for (const std::string& note : job.source.model->info().notes) job.warnings.push_back(note);
+  note_model(job);
+  return job;
+}
+
+Job prepare_from_config(const RecipeSource& source, int world_size, config::Report& report) {
+  Job job = read_job(source, world_size, true, report);
+  if (!report.empty()) return job;
+  open_source(job, ModelParts::kConfig);
+  note_model(job);
   return job;
 }
 

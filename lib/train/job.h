@@ -41,6 +41,11 @@ struct Job {
 // `for_training` false (evaluation): no scheduler, no resuming; the training dataset is not opened.
 Job prepare(const RecipeSource& source, int world_size, bool for_training);
 
+// The part of prepare() for training that a config.json is enough for: weights, tokenizers, data and checkpoints are
+// left alone. Mistakes of the recipe go to `report`, and the result is usable when it stays empty; mistakes of the
+// model's config are thrown.
+Job prepare_from_config(const RecipeSource& source, int world_size, config::Report& report);
+
 engine::EngineOptions engine_options(const Job& job);
 
 // The loader of a dataset on one rank.

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include "core/error.h"
+#include "train/moved_keywords.h"
 
 namespace automodel::train {
 
@@ -60,6 +61,7 @@ void describe_common(config::Fields<T>& f) {
     f.key(key).no_effect("there is no multi-token prediction");
   }
   f.key("quantization_config").refused("quantised models are not supported yet; leave it out");
+  for (const MovedKeyword& moved : moved_keywords()) f.key(moved.name).renamed_to(moved.now);
   f.allow_unknown(&T::overrides);
 }
 
@@ -177,6 +179,12 @@ const ModelCommon& common_of(const ModelSection& model) {
 DType model_dtype(const ModelSection& model, std::optional<DType> checkpoint_dtype) {
   if (common_of(model).torch_dtype) return *common_of(model).torch_dtype;
   return checkpoint_dtype.value_or(DType::kBF16);
+}
+
+const config::Node* inline_fields(const ModelSection& model) {
+  const auto* configured = std::get_if<ConfiguredModel>(&model);
+  const auto* mapping = configured ? std::get_if<ModelConfigFields>(&configured->config) : nullptr;
+  return mapping ? &mapping->fields : nullptr;
 }
 
 config::Node config_changes(const ModelSection& model) {

@@ -67,6 +67,9 @@ const ModelCommon& common_of(const ModelSection& model);
 // The type of the model, given the type its checkpoint says (nothing for a new model).
 DType model_dtype(const ModelSection& model, std::optional<DType> checkpoint_dtype);
 
+// The mapping that `model.config` is, without its own keys; null when it is none.
+const config::Node* inline_fields(const ModelSection& model);
+
 // The fields of config.json that the recipe sets: a whole config when config_source() is empty, else changes to that
 // one.
 config::Node config_changes(const ModelSection& model);

@@ -1,5 +1,7 @@
 #include "train/model_source.h"
 
+#include <algorithm>
+
 #include "checkpoint/directory.h"
 #include "config/json_reader.h"
 #include "config/text.h"
@@ -36,36 +38,49 @@ void check_tying(const config::Node& base, const config::Node& changes, const st
            id, config::show(*wanted));
 }
 
-// A changed field that the config does not have, but whose neighbour it has, is a typing mistake.
-void check_names(const config::Node& base, const config::Node& changes) {
-  std::vector<std::string> known;
+// A field of the recipe that neither the config nor its family has, but whose neighbour they have, is a typing mistake.
+void check_names(const ModelSection& section, const config::Node& base, const config::Node& merged,
+                 config::Report& report) {
+  std::vector<std::string> known = models::field_names(models::family_of(merged));
   for (const config::Entry& entry : base.entries()) known.push_back(entry.key);
-  config::Report report;
-  for (const config::Entry& entry : changes.entries()) {
-    if (base.find(entry.key) != nullptr) continue;
-    std::string near = config::nearest(entry.key, known);
-    if (!near.empty())
-      report.add({"model." + entry.key, "the model's config has no such field", "did you mean '" + near + "'?",
-                  entry.key_origin.source ? entry.key_origin : entry.value.origin()});
-  }
-  report.throw_if_any();
+  const auto check = [&](const config::Node& fields, const std::string& place) {
+    for (const config::Entry& entry : fields.entries()) {
+      if (entry.key.starts_with("_") || std::ranges::find(known, entry.key) != known.end()) continue;
+      std::string near = config::nearest(entry.key, known);
+      if (!near.empty())
+        report.add({place + "." + entry.key, "the model's config has no such field", "did you mean '" + near + "'?",
+                    entry.key_origin.source ? entry.key_origin : entry.value.origin()});
+    }
+  };
+  if (const config::Node* fields = inline_fields(section)) check(*fields, "model.config");
+  check(common_of(section).overrides, "model");
 }
 
-// Builds the model and writes down what its checkpoints need to say.
-void finish(ModelSource& source, config::Node config) {
-  source.model = models::build(config);
+// Builds the model, unless `report` or the config has a mistake, and writes down what its checkpoints need to say.
+void finish(ModelSource& source, config::Node config, config::Report report = {}) {
+  const models::Family& family = models::family_of(config);
+  source.model = family.build(config, report);
+  report.throw_if_any();
   if (const config::Node* names = config.find("architectures"); names == nullptr || names->is_null()) {
     config::Node list = config::Node::list();
-    list.append(config::Node::string(models::family_of(config).architecture));
+    list.append(config::Node::string(family.architecture));
     config.set("architectures", std::move(list));
   }
   config.set(config.find("dtype") != nullptr ? "dtype" : "torch_dtype", config::Node::string(name_of(source.storage)));
   source.config_json = config::dump_json(config) + "\n";
 }
 
+// The type of the weights in a folder. They are looked at only where the config does not say it and they are there.
+std::optional<DType> stored_type(const HfModelDir& dir) {
+  auto stored = dir.torch_dtype();
+  bool there =
+      fs::exists(dir.folder() / "model.safetensors") || fs::exists(dir.folder() / "model.safetensors.index.json");
+  return stored || !there ? stored : HfModelDir(dir.folder()).torch_dtype();
+}
+
 }  // namespace
 
-ModelSource open_model(const ModelSection& section) {
+ModelSource open_model(const ModelSection& section, ModelParts parts) {
   ModelSource source;
   const ModelCommon& common = common_of(section);
   std::string weights = weights_source(section);
@@ -76,13 +91,12 @@ ModelSource open_model(const ModelSection& section) {
   fs::path file = config_from;
   if (!weights.empty() || (!config_from.empty() && (file.extension() != ".json" || fs::is_directory(file)))) {
     fs::path folder = checkpoint::find_model_dir({config_from, common.revision, common.cache_dir});
-    HfModelDir dir(folder, weights.empty() ? HfModelDir::Weights::kIgnored : HfModelDir::Weights::kRequired);
+    bool opens = !weights.empty() && parts == ModelParts::kAll;
+    HfModelDir dir(folder, opens ? HfModelDir::Weights::kRequired : HfModelDir::Weights::kIgnored);
     base = parse_config(dir);
-    source.companions = dir.companion_files();
-    if (!weights.empty()) {
-      stored = dir.torch_dtype();
-      source.weights.emplace(std::move(dir));
-    }
+    if (!weights.empty()) stored = stored_type(dir);
+    if (parts == ModelParts::kAll) source.companions = dir.companion_files();
+    if (opens) source.weights.emplace(std::move(dir));
   } else if (!config_from.empty()) {
     AM_CHECK(fs::exists(file), Fault::kCheckpoint, "model.config: {}: there is no such file", config_from);
     base = config::load_json(config_from);
@@ -93,10 +107,12 @@ ModelSource open_model(const ModelSection& section) {
     base = config::Node::map();
     base.set_origin(changes.origin());
   }
-  check_names(base, changes);
-  merge(base, changes);
+  config::Node merged = base;
+  merge(merged, changes);
+  config::Report report;
+  check_names(section, base, merged, report);
   source.storage = model_dtype(section, stored);
-  finish(source, std::move(base));
+  finish(source, std::move(merged), std::move(report));
   if (source.weights) check_weights(*source.model, source.weights->tensors());
   return source;
 }

@@ -23,9 +23,14 @@ struct ModelSource {
   std::map<std::string, std::string> companions;
 };
 
+enum class ModelParts {
+  kAll,
+  kConfig  // weights need not be there, and are not opened
+};
+
 // Reads configs and opens weights; nothing is allocated. Throws Error(kCheckpoint) or Error(kConfig) with everything
 // that is wrong.
-ModelSource open_model(const ModelSection& section);
+ModelSource open_model(const ModelSection& section, ModelParts parts = ModelParts::kAll);
 
 // A model folder, a checkpoint, a run's checkpoint directory (its LATEST), or a hub id in the local cache.
 ModelSource open_folder(const std::string& name);

@@ -5,6 +5,7 @@
 #include "config/config.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "train/moved_keywords.h"
 
 namespace automodel::train {
 
@@ -52,16 +53,24 @@ void describe_unsupported(config::Fields<RecipeConfig>& f) {
       });
 }
 
+constexpr const char* kUnread = "distributed_config";  // shipped recipes of the reference have it at the top level
+
 void describe_without_effect(config::Fields<RecipeConfig>& f) {
   f.key("compile").no_effect("kernels are compiled ahead");
   f.key("nvtx").no_effect("there are no NVTX ranges on CPUs");
   f.key("prewarm").no_effect("kernels need no warming up");
   f.key("sdpa_method").no_effect("each operation has one implementation here");
   f.key("ci").no_effect("it is for test harnesses");
-  for (const char* key : {"parallelizer", "autopipeline", "distributed_config", "longalign"}) {
+  for (const char* key : {"parallelizer", "autopipeline", kUnread, "longalign"}) {
     f.key(key).no_effect("the reference does not read it either");
   }
   f.key("_*").no_effect("keys that start with _ are comments");
+}
+
+// Parts of the distributed set-up at the top level. What old recipes carry unread has no effect instead.
+void describe_moved(config::Fields<RecipeConfig>& f) {
+  for (const MovedKeyword& moved : moved_keywords())
+    if (std::string_view(moved.name) != kUnread) f.key(moved.name).renamed_to(moved.now);
 }
 
 void check_lr_schedule(const RecipeConfig& r, config::Problems& problems) {
@@ -152,6 +161,7 @@ void describe(config::Fields<RecipeConfig>& f) {
   f("packed_sequence", &R::packed_sequence, "Several samples in one row. Not supported yet.").null_is_default();
   describe_unsupported(f);
   describe_without_effect(f);
+  describe_moved(f);
   f.check(check_lr_schedule);
   f.check(check_tokenizers);
   f.check(check_batch_size);

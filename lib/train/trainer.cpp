@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "train/evaluation.h"
 #include "train/flops.h"
+#include "train/step_talk.h"
 #include "train/tokens.h"
 #include "train/trainer_state.h"
 #include "train/weights.h"
@@ -111,21 +112,11 @@ void Trainer::resume(const checkpoint::ResumePoint& point) {
   for (const std::string& warning : warnings) log::warning("{}", warning);
 }
 
-Trainer::Counts Trainer::count_over_ranks(const std::vector<data::Batch>& batches) {
-  int64_t counts[2] = {0, 0};
-  for (const data::Batch& batch : batches) {
-    counts[0] += batch.label_count;
-    counts[1] += batch.token_count;
-  }
-  ranks_.all_reduce({counts, 2, DType::kI64}, comm::Reduce::kSum);
-  return {counts[0], counts[1]};
-}
-
 double Trainer::utilisation(const std::vector<data::Batch>& batches, double seconds) {
   double flops = 0;
   for (const data::Batch& b : batches)
     if (b.sample_count > 0) flops += training_flops(job_.source.model->info(), b.rows, b.cols);
-  return 100 * ranks_.reduced(flops, comm::Reduce::kSum) / (seconds * peak_flops_ * ranks_.size());
+  return 100 * sum_flops(flops, ranks_) / (seconds * peak_flops_ * ranks_.size());
 }
 
 TrainingRecord Trainer::step() {
@@ -136,7 +127,12 @@ TrainingRecord Trainer::step() {
     batches.push_back(loader_.next());
     tokens.push_back(to_tokens(batches.back(), *allocator_));
   }
-  Counts counts = count_over_ranks(batches);
+  StepCounts mine;
+  for (const data::Batch& batch : batches) {
+    mine.labels += batch.label_count;
+    mine.tokens += batch.token_count;
+  }
+  StepCounts counts = sum_counts(mine, ranks_);
   auto result =
       engine_.step({tokens, counts.labels, job_.schedule->lr(at_.step), job_.schedule->weight_decay(at_.step)});
 
@@ -174,7 +170,7 @@ int Trainer::run(const std::function<int()>& signal) {
   int received = 0;
   while (!scheduler.finished(at_) && received == 0) {
     TrainingRecord record = step();
-    received = ranks_.reduced(static_cast<int32_t>(signal ? signal() : 0), comm::Reduce::kMax);
+    received = any_signal(signal ? signal() : 0, ranks_);
     auto decision = scheduler.decide(at_.step, at_.epoch, received != 0);
     training_log_.append(to_json(record));
     print(to_text(record));

@@ -31,15 +31,9 @@ class Trainer {
   engine::Engine& engine() { return engine_; }
 
  private:
-  struct Counts {
-    int64_t labels = 0;
-    int64_t tokens = 0;
-  };
-
   void fill_weights();
   void resume(const checkpoint::ResumePoint& point);
   TrainingRecord step();
-  Counts count_over_ranks(const std::vector<data::Batch>& batches);
   double utilisation(const std::vector<data::Batch>& batches, double seconds);
   std::vector<std::pair<std::string, double>> validate_all(int64_t step, int64_t epoch);
   void save(int64_t step, int64_t epoch, double train_loss,

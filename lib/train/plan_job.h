@@ -1,0 +1,40 @@
+// What a job will be: the plan of a recipe on a number of ranks.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "plan/rank_plan.h"
+#include "train/job.h"
+#include "train/plan_batch.h"
+
+namespace automodel::train {
+
+struct KindPlan {
+  plan::RankKind ranks;
+  plan::RankPlan plan;
+};
+
+struct JobPlan {
+  int64_t parameters = 0;
+  BatchPlan batch;
+  double step_flops = 0;        // of all ranks, by the formulas of flops.h
+  std::vector<KindPlan> kinds;  // they cover every rank once
+  std::vector<std::string> warnings;
+
+  // The kind that needs the most memory.
+  const KindPlan& largest() const;
+};
+
+// Runs the step of each kind of rank on the meta device. `job` comes from prepare or prepare_from_config.
+JobPlan plan_job(const Job& job);
+
+// "8 ranks need at most 1.93 GiB each for weights, ..." for the log.
+std::string summary(const Job& job, const JobPlan& plan);
+
+// Bytes for people: "812 B", "1.95 KiB", "81.3 MiB", "61.2 GiB".
+std::string human_bytes(int64_t bytes);
+// "0", "0-7".
+std::string rank_range(const plan::RankKind& ranks);
+
+}  // namespace automodel::train

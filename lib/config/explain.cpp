@@ -111,8 +111,8 @@ std::string section_text(const Schema& schema) {
   size_t width = 0;
   for (const FieldSpec& field : schema.fields) width = std::max(width, field.name.size());
   for (const FieldSpec& field : schema.fields) {
+    if (!field.renamed_to.empty()) continue;
     std::string note = first_sentence(field.doc);
-    if (!field.renamed_to.empty()) note = "moved to " + field.renamed_to;
     if (!field.no_effect.empty()) note += fmt::format("{}(no effect: {})", note.empty() ? "" : " ", field.no_effect);
     if (!field.refused.empty()) note += fmt::format("{}({})", note.empty() ? "" : " ", field.refused);
     out += "  " + field.name + std::string(width - field.name.size(), ' ') + "  " + note + "\n";
@@ -163,6 +163,22 @@ std::vector<std::string> keys_at(const Type& root, std::string_view path) {
   return keys;
 }
 
+// The path with every part that leads nowhere replaced by the nearest key; empty when a part has none.
+std::string nearest_path(const Type& root, std::string_view path) {
+  std::string fixed;
+  while (!path.empty()) {
+    const size_t dot = path.find('.');
+    const std::string tried =
+        fixed.empty() ? std::string(path.substr(0, dot)) : fmt::format("{}.{}", fixed, path.substr(0, dot));
+    path = dot == std::string_view::npos ? std::string_view() : path.substr(dot + 1);
+    std::vector<Found> found;
+    search({&root, nullptr, nullptr}, tried, found);
+    fixed = found.empty() ? nearest(tried, keys_at(root, tried)) : tried;
+    if (fixed.empty()) return "";
+  }
+  return fixed;
+}
+
 }  // namespace
 
 std::string describe_type(const Type& type, const FieldSpec* field) {
@@ -209,8 +225,7 @@ std::string explain(const Type& root, std::string_view path) {
   std::vector<Found> found;
   search({&root, nullptr, nullptr}, path, found);
   if (found.empty()) {
-    const std::vector<std::string> keys = keys_at(root, path);
-    const std::string near = nearest(path, keys);
+    const std::string near = nearest_path(root, path);
     const std::string hint = near.empty() ? "--explain without a path below a section lists its keys"
                                           : fmt::format("did you mean '{}'?", near);
     fail(Fault::kUsage, "there is no key '{}'; {}", path, hint);

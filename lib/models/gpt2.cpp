@@ -115,6 +115,7 @@ std::unique_ptr<CausalLM> build_gpt2(const config::Node& node, config::Report& r
 
 }  // namespace
 
-const Family kGpt2{"gpt2", "GPT2LMHeadModel", build_gpt2, {"*.attn.bias", "*.attn.masked_bias"}};
+const Family kGpt2{
+    "gpt2", "GPT2LMHeadModel", build_gpt2, {"*.attn.bias", "*.attn.masked_bias"}, config::schema_of<Gpt2Config>};
 
 }  // namespace automodel::models

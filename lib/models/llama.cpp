@@ -31,6 +31,7 @@ const Family kLlama{"llama",
                                            .head_norm = false,
                                            .windows = {}});
                     },
-                    {"*.rotary_emb.inv_freq"}};
+                    {"*.rotary_emb.inv_freq"},
+                    config::schema_of<LlamaConfig>};
 
 }  // namespace automodel::models

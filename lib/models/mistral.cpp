@@ -32,6 +32,7 @@ const Family kMistral{"mistral",
                         features.windows = layer_windows(c.sliding_window, std::nullopt, 0, c.shared.num_hidden_layers);
                         return build_rotary("mistral", c.shared, features);
                       },
-                      {"*.rotary_emb.inv_freq"}};
+                      {"*.rotary_emb.inv_freq"},
+                      config::schema_of<MistralConfig>};
 
 }  // namespace automodel::models

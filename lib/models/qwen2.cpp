@@ -41,6 +41,7 @@ const Family kQwen2{"qwen2",
                                                          c.shared.num_hidden_layers);
                       return build_rotary("qwen2", c.shared, features);
                     },
-                    {"*.rotary_emb.inv_freq"}};
+                    {"*.rotary_emb.inv_freq"},
+                    config::schema_of<Qwen2Config>};
 
 }  // namespace automodel::models

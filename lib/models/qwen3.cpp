@@ -45,6 +45,7 @@ const Family kQwen3{"qwen3",
                                                          c.shared.num_hidden_layers);
                       return build_rotary("qwen3", c.shared, features);
                     },
-                    {"*.rotary_emb.inv_freq"}};
+                    {"*.rotary_emb.inv_freq"},
+                    config::schema_of<Qwen3Config>};
 
 }  // namespace automodel::models

@@ -34,6 +34,18 @@ const Family& family_of(const config::Node& config) {
        list, near.empty() ? "" : " (did you mean '" + near + "'?)");
 }
 
+std::vector<std::string> field_names(const Family& family) {
+  std::vector<std::string> names{
+      "architectures",  "model_type",   "torch_dtype",         "dtype",     "transformers_version",
+      "bos_token_id",   "eos_token_id", "pad_token_id",        "use_cache", "head_dim",
+      "attention_bias", "mlp_bias",     "attn_implementation", "auto_map",  "pretraining_tp"};
+  for (const config::FieldSpec& field : family.schema().fields) {
+    names.push_back(field.name);
+    names.insert(names.end(), field.aliases.begin(), field.aliases.end());
+  }
+  return names;
+}
+
 std::unique_ptr<CausalLM> build(const config::Node& config) {
   const Family& family = family_of(config);
   config::Report report;

@@ -7,6 +7,7 @@
 
 #include "config/node.h"
 #include "config/report.h"
+#include "config/schema.h"
 #include "models/causal_lm.h"
 
 namespace automodel::models {
@@ -19,6 +20,8 @@ struct Family {
   std::unique_ptr<CausalLM> (*build)(const config::Node& config, config::Report& report);
   // Tensors that checkpoints of this family may hold and that are no weights ('*' stands for any text).
   std::vector<std::string> ignorable;
+  // The fields of config.json that the family reads.
+  const config::Schema& (*schema)();
 };
 
 extern const Family kLlama;
@@ -33,6 +36,10 @@ const std::vector<const Family*>& families();
 // The family of a config.json. Throws Error(kCheckpoint) when `model_type` is missing or unsupported, naming the file,
 // the value, the supported ones and the nearest.
 const Family& family_of(const config::Node& config);
+
+// The fields that a config.json of this family may be expected to have: those that the family reads, under all their
+// names, and those that every config has. Real files hold others too.
+std::vector<std::string> field_names(const Family& family);
 
 // family_of + build; throws Error(kConfig) with every mistake of the config.
 std::unique_ptr<CausalLM> build(const config::Node& config);

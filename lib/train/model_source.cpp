@@ -56,14 +56,28 @@ void check_names(const ModelSection& section, const config::Node& base, const co
   check(common_of(section).overrides, "model");
 }
 
-// Builds the model, unless `report` or the config has a mistake, and writes down what its checkpoints need to say.
-void finish(ModelSource& source, config::Node config, config::Report report = {}) {
-  const models::Family& family = models::family_of(config);
-  source.model = family.build(config, report);
-  report.throw_if_any();
+// Builds the model and adds its mistakes to the report, each with the key of the recipe where the recipe has it.
+std::unique_ptr<models::CausalLM> build(const ModelSection& section, const config::Node& config,
+                                        config::Report& report) {
+  config::Report found;
+  auto model = models::family_of(config).build(config, found);
+  const config::Node* fields = inline_fields(section);
+  for (config::Problem problem : found.problems()) {
+    std::string field = problem.key.substr(0, problem.key.find('.'));
+    if (common_of(section).overrides.find(field) != nullptr)
+      problem.key = "model." + problem.key;
+    else if (fields != nullptr)
+      problem.key = "model.config." + problem.key;
+    report.add(std::move(problem));
+  }
+  return model;
+}
+
+// Writes down what the model's checkpoints need to say.
+void finish(ModelSource& source, config::Node config) {
   if (const config::Node* names = config.find("architectures"); names == nullptr || names->is_null()) {
     config::Node list = config::Node::list();
-    list.append(config::Node::string(family.architecture));
+    list.append(config::Node::string(models::family_of(config).architecture));
     config.set("architectures", std::move(list));
   }
   config.set(config.find("dtype") != nullptr ? "dtype" : "torch_dtype", config::Node::string(name_of(source.storage)));
@@ -112,7 +126,9 @@ ModelSource open_model(const ModelSection& section, ModelParts parts) {
   config::Report report;
   check_names(section, base, merged, report);
   source.storage = model_dtype(section, stored);
-  finish(source, std::move(merged), std::move(report));
+  source.model = build(section, merged, report);
+  report.throw_if_any();
+  finish(source, std::move(merged));
   if (source.weights) check_weights(*source.model, source.weights->tensors());
   return source;
 }
@@ -125,7 +141,9 @@ ModelSource open_folder(const std::string& name) {
   source.weights.emplace(checkpoint::find_model_dir({.name_or_path = folder.string()}));
   source.companions = source.weights->companion_files();
   source.storage = source.weights->torch_dtype().value_or(DType::kF32);
-  finish(source, parse_config(*source.weights));
+  config::Node config = parse_config(*source.weights);
+  source.model = models::build(config);
+  finish(source, std::move(config));
   check_weights(*source.model, source.weights->tensors());
   return source;
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """The PyTorch side of scripts/bench: training steps of the same shapes on the CPU, in the fastest way plain PyTorch has.
 
-Before measuring, it times each candidate way (foreach or fused AdamW; for bf16 also autocast or parameters held in bf16)
-for a step or two and keeps the fastest; `--way` names it outright. Prints one JSON line. scripts/bench sets the environment
-(BLAS flavour, vector width, allocator) that makes PyTorch fast; run by hand without it, this script is slower.
+Before measuring, it times each candidate way (foreach or fused AdamW; for bf16 autocast, and with `--weights any` also
+weights held in bf16) for a step or two and keeps the fastest; `--way` names it outright. Prints one JSON line.
+scripts/bench sets the environment (BLAS flavour, vector width, allocator) that makes PyTorch fast; run by hand without
+it, this script is slower.
 Works with PyTorch 1.13 and later.
 """
 import argparse
@@ -146,7 +147,7 @@ class Job:
 
 
 def ways(options):
-    modes = ["fp32"] if options.dtype == "fp32" else ["autocast", "bf16"]
+    modes = ["fp32"] if options.dtype == "fp32" else ["autocast", "bf16"] if options.weights == "any" else ["autocast"]
     return [f"{mode},{optimizer}" for mode in modes for optimizer in ("foreach", "fused")]
 
 
@@ -227,6 +228,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each rank")
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--weights", choices=["fp32", "any"], default="fp32", help="how bf16 training keeps the weights: fp32 (autocast), or any")
     parser.add_argument("--way", default="", help="MODE,OPTIMIZER, such as autocast,foreach; empty: the fastest")
     parser.add_argument("--choose", action="store_true", help="print the fastest way and stop")
     options = parser.parse_args()

@@ -138,46 +138,59 @@ class Packer {
     return to_ + panel_lane / kWidth * stride(words_) + word * kWidth;
   }
 
-  // Stores the lanes from `offset` of one row of a panel. A whole vector may spill over the end of the row, into the
-  // next one, which is written later; but not beyond the last row of a part.
-  AM_INLINE void put(int64_t panel_lane, int64_t word, bool last, int64_t offset, VecU v) const {
-    uint32_t* p = at(panel_lane, word) + offset;
-    if (offset + kLanes <= kWidth || !last)
-      std::memcpy(p, &v, sizeof(v));
-    else
-      store_some(reinterpret_cast<float*>(p), bits_as<VecF>(v), kWidth - offset);
-  }
-
+  // One word of every lane of a panel. A whole vector may spill over the end of the row, into the next one, which is
+  // written later; but not beyond the last row of a part.
   AM_INLINE void pack_across(int64_t w, bool last, int64_t panel_lane) const {
     const T* p = from_ + w * kPerWord * source_.stride + panel_lane;
     int64_t left = lanes_ - panel_lane;
+    uint32_t* to = at(panel_lane, w);
+    bool has_second = 2 * w + 1 < numbers_;
 #pragma GCC unroll 2
     for (int64_t offset = 0; offset < kWidth; offset += kLanes) {
       // Lanes of the next panel do no harm: they are overwritten or never read.
       VecU v{};
-      if (offset < left) v = words_across<kPairs>(p + offset, source_.stride, left - offset, 2 * w + 1 < numbers_);
-      put(panel_lane, w, last, offset, v);
+      if (left - offset >= kLanes && has_second)
+        v = words_across<kPairs>(p + offset, source_.stride, kLanes, true);
+      else if (offset < left)
+        v = words_across<kPairs>(p + offset, source_.stride, left - offset, has_second);
+      if (offset + kLanes <= kWidth || !last)
+        std::memcpy(to + offset, &v, sizeof(v));
+      else
+        store_some(reinterpret_cast<float*>(to + offset), bits_as<VecF>(v), kWidth - offset);
     }
   }
 
+  // A panel is one part, and memory behind it is free (stride()), so whole vectors may spill at its end too.
   AM_INLINE void pack_along_k(int64_t panel_lane) const {
-    int64_t left = lanes_ - panel_lane < kWidth ? lanes_ - panel_lane : kWidth;
-    for (int64_t w = 0; w < words_; w += kLanes) {
-      int64_t count = words_ - w < kLanes ? words_ - w : kLanes;
+    int64_t whole = numbers_ / kPerWord / kLanes * kLanes, w = 0;
+    if (lanes_ - panel_lane >= kWidth)
+      for (; w < whole; w += kLanes) pack_block<true>(panel_lane, w);
+    for (; w < words_; w += kLanes) pack_block<false>(panel_lane, w);
+  }
+
+  // kLanes words of each row of a panel; kWhole: none of them lies beyond the last row or word.
+  template <bool kWhole>
+  AM_INLINE void pack_block(int64_t panel_lane, int64_t w) const {
+    int64_t left = lanes_ - panel_lane, count = words_ - w;
+    const T* from = from_ + panel_lane * source_.stride + w * kPerWord;
 #pragma GCC unroll 2
-      for (int64_t offset = 0; offset < kWidth; offset += kLanes) {
-        VecU rows[kLanes];
+    for (int64_t offset = 0; offset < kWidth; offset += kLanes) {
+      VecU rows[kLanes];
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i)
-          rows[i] = offset + i < left
-                        ? words_along_k<kPairs>(from_ + (panel_lane + offset + i) * source_.stride + w * kPerWord,
-                                                numbers_ - w * kPerWord)
-                        : VecU{};
-        transpose(rows);
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i)
-          if (i < count) put(panel_lane, w + i, w + i + 1 == words_, offset, rows[i]);
+      for (int i = 0; i < kLanes; ++i) {
+        const T* row = from + (offset + i) * source_.stride;
+        if (offset + i >= kWidth)
+          rows[i] = VecU{};
+        else if constexpr (kWhole)
+          rows[i] = words_along_k<kPairs>(row, kLanes * kPerWord);
+        else
+          rows[i] = offset + i < left ? words_along_k<kPairs>(row, numbers_ - w * kPerWord) : VecU{};
       }
+      transpose(rows);
+      uint32_t* to = at(panel_lane, w) + offset;
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)
+        if (kWhole || i < count) std::memcpy(to + i * kWidth, &rows[i], sizeof(VecU));
     }
   }
 

@@ -32,9 +32,12 @@ std::vector<optim::AdamRun> runs_of(const parallel::Unit& unit,
 }  // namespace
 
 Engine::Engine(models::CausalLM& model, comm::Communicator& ranks, Allocator& allocator, const EngineOptions& options)
-    : model_(model), ranks_(ranks), allocator_(allocator), options_(options) {
+    : model_(model),
+      ranks_(ranks, options.unit.shard ? options.unit.replicas : ranks.size()),
+      allocator_(allocator),
+      options_(options) {
   auto add = [&](std::vector<nn::Param*> params) {
-    units_.push_back(std::make_unique<parallel::Unit>(std::move(params), ranks, options.unit, allocator));
+    units_.push_back(std::make_unique<parallel::Unit>(std::move(params), ranks_, options.unit, allocator));
   };
   add(model.root_params());
   for (int i = 0; i < model.layers(); ++i) add(model.layer_params(i));
@@ -162,8 +165,9 @@ StepResult Engine::step(const StepInput& input) {
   }
   if (inspect_) inspect_(units_);
   StepResult result;
-  result.loss =
-      input.label_tokens > 0 ? ranks_.reduced(sum, comm::Reduce::kSum) / static_cast<double>(input.label_tokens) : 0.0;
+  result.loss = input.label_tokens > 0
+                    ? ranks_.all().reduced(sum, comm::Reduce::kSum) / static_cast<double>(input.label_tokens)
+                    : 0.0;
   result.grad_norm = parallel::gradient_norm(units_, ranks_, allocator_);
   update(input, result.grad_norm);
   return result;
@@ -177,8 +181,7 @@ void Engine::update(const StepInput& input, float norm) {
     parallel::Unit& unit = *units_[u];
     states_[u].update(unit.master(), unit.gradient(), unit.compute_shard(), runs_[u], update);
     unit.end_step();
-    // What was gathered is of the weights before the update.
-    unit.release();
+    unit.outdate();
   }
 }
 

@@ -76,8 +76,8 @@ class Engine {
   // f32 [rows.size(), vocab]: the logits at the given rows of [T, hidden]. Collective.
   Tensor logits(const nn::Tokens& tokens, std::span<const int64_t> rows);
 
-  // Whether each rank holds a part of the weights; otherwise every rank holds all of them.
-  bool sharded() const { return units_[0]->layout().shards() > 1; }
+  // Whether state() is this rank's to save: of the ranks that hold the same slices, one says yes.
+  bool saves_state() const { return ranks_.replicate().rank() == 0; }
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
   // Sentences for the log: patterns that match nothing.
@@ -101,7 +101,7 @@ class Engine {
   void update(const StepInput& input, float norm);
 
   models::CausalLM& model_;
-  comm::Communicator& ranks_;
+  parallel::DataRanks ranks_;
   Allocator& allocator_;
   EngineOptions options_;
   std::vector<std::unique_ptr<parallel::Unit>> units_;

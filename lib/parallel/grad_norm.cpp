@@ -6,15 +6,11 @@
 
 namespace automodel::parallel {
 
-float gradient_norm(const std::vector<std::unique_ptr<Unit>>& units, comm::Communicator& ranks, Allocator& allocator) {
+float gradient_norm(const std::vector<std::unique_ptr<Unit>>& units, const DataRanks& ranks, Allocator& allocator) {
   const auto& k = ops::kernels(allocator.device());
   Tensor total = Tensor::zeros({1}, DType::kF64, allocator, MemoryClass::kWorkspace);
-  bool sharded = false;
-  for (const auto& unit : units) {
-    k.sum_squares(total, unit->gradient(), true);
-    sharded |= unit->layout().shards() > 1;
-  }
-  if (sharded) ranks.all_reduce({total.raw(), 1, DType::kF64}, comm::Reduce::kSum);
+  for (const auto& unit : units) k.sum_squares(total, unit->gradient(), true);
+  if (ranks.shard().size() > 1) ranks.shard().all_reduce({total.raw(), 1, DType::kF64}, comm::Reduce::kSum);
   if (allocator.device().is_meta()) return 0;
   return static_cast<float>(std::sqrt(*total.data<double>()));
 }

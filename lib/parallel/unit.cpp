@@ -14,11 +14,11 @@ comm::Buffer buffer_of(const Tensor& t) {
 
 }  // namespace
 
-Unit::Unit(std::vector<nn::Param*> params, comm::Communicator& ranks, const UnitOptions& options, Allocator& allocator)
+Unit::Unit(std::vector<nn::Param*> params, const DataRanks& ranks, const UnitOptions& options, Allocator& allocator)
     : ranks_(ranks),
       options_(options),
       allocator_(allocator),
-      layout_(params, options.shard ? ranks.size() : 1),
+      layout_(params, ranks.shard().size()),
       master_(Tensor::zeros({layout_.shard_size()}, DType::kF32, allocator, MemoryClass::kParameters)) {
   if (options.param_dtype != DType::kF32)
     compute_ = Tensor::zeros({layout_.shard_size()}, options.param_dtype, allocator, MemoryClass::kParameters);
@@ -30,6 +30,7 @@ Unit::~Unit() {
 
 void Unit::publish() {
   if (compute_.defined()) ops::kernels(allocator_.device()).cast(compute_, master_);
+  outdate();
 }
 
 void Unit::point_values(const Tensor& flat) {
@@ -37,11 +38,12 @@ void Unit::point_values(const Tensor& flat) {
 }
 
 void Unit::start_gather() {
-  if (usable_ || gathered_.defined()) return;
+  if (usable_ || gather_started_ || layout_.shards() == 1) return;
   const Tensor& own = compute_.defined() ? compute_ : master_;
-  if (layout_.shards() == 1) return;
-  gathered_ = Tensor::empty({layout_.size()}, options_.param_dtype, allocator_, MemoryClass::kCommunication);
-  gathering_ = ranks_.start_all_gather(buffer_of(gathered_), buffer_of(own));
+  MemoryClass memory_class = options_.keep_gathered ? MemoryClass::kParameters : MemoryClass::kCommunication;
+  if (!gathered_.defined()) gathered_ = Tensor::empty({layout_.size()}, options_.param_dtype, allocator_, memory_class);
+  gathering_ = ranks_.shard().start_all_gather(buffer_of(gathered_), buffer_of(own));
+  gather_started_ = true;
 }
 
 void Unit::gather() {
@@ -49,16 +51,30 @@ void Unit::gather() {
   start_gather();
   gathering_.wait();
   gathering_ = {};
+  gather_started_ = false;
   point_values(gathered_.defined() ? gathered_ : compute_.defined() ? compute_ : master_);
   usable_ = true;
 }
 
-void Unit::release() {
-  if (!gathered_.defined()) return;
-  AM_CHECK(usable_, Fault::kBug, "a unit was released while it is being gathered");
+void Unit::drop_gathered() {
   for (const Segment& s : layout_.segments()) s.param->value = {};
   gathered_ = {};
   usable_ = false;
+}
+
+void Unit::release() {
+  if (!gathered_.defined() || options_.keep_gathered) return;
+  AM_CHECK(usable_, Fault::kBug, "a unit was released while it is being gathered");
+  drop_gathered();
+}
+
+void Unit::outdate() {
+  if (!gathered_.defined()) return;
+  AM_CHECK(!gather_started_, Fault::kBug, "the weights of a unit changed while they are being gathered");
+  if (options_.keep_gathered)
+    usable_ = false;
+  else
+    drop_gathered();
 }
 
 void Unit::begin_gradients() {
@@ -85,7 +101,7 @@ void Unit::start_reduce() {
   AM_CHECK(full_gradient_.defined() && !in_flight_, Fault::kBug, "a reduction without gradients");
   complete_gradients();
   in_flight_ = true;
-  if (ranks_.size() == 1) return;
+  if (ranks_.all().size() == 1) return;
   reduced_ = full_gradient_;
   if (options_.reduce_dtype != DType::kF32) {
     reduced_ = Tensor::empty({layout_.size()}, options_.reduce_dtype, allocator_, MemoryClass::kCommunication);
@@ -94,8 +110,8 @@ void Unit::start_reduce() {
   // In place: the rank's slice of the buffer receives the sum.
   Tensor own = reduced_.narrow(layout_.shard_size() * shard_index(), layout_.shard_size());
   reducing_ = layout_.shards() == 1
-                  ? ranks_.start_all_reduce(buffer_of(reduced_), comm::Reduce::kSum)
-                  : ranks_.start_reduce_scatter(buffer_of(own), buffer_of(reduced_), comm::Reduce::kSum);
+                  ? ranks_.replicate().start_all_reduce(buffer_of(reduced_), comm::Reduce::kSum)
+                  : ranks_.shard().start_reduce_scatter(buffer_of(own), buffer_of(reduced_), comm::Reduce::kSum);
 }
 
 void Unit::finish_reduce() {
@@ -106,8 +122,10 @@ void Unit::finish_reduce() {
   const auto& k = ops::kernels(allocator_.device());
   Tensor sum = full_gradient_;
   if (layout_.shards() > 1) {
+    Tensor own = reduced_.narrow(layout_.shard_size() * shard_index(), layout_.shard_size());
+    if (ranks_.replicate().size() > 1) ranks_.replicate().all_reduce(buffer_of(own), comm::Reduce::kSum);
     sum = Tensor::empty({layout_.shard_size()}, DType::kF32, allocator_, MemoryClass::kGradients);
-    k.cast(sum, reduced_.narrow(layout_.shard_size() * shard_index(), layout_.shard_size()));
+    k.cast(sum, own);
   } else if (reduced_.defined() && reduced_.dtype() != DType::kF32) {
     k.cast(sum, reduced_);
   }

@@ -1,12 +1,12 @@
 // A unit: weights that are gathered, reduced and updated together (a block, or everything outside of the blocks).
 //
-// Its fp32 master weights are cut over `shards` ranks (fsdp2: all data-parallel ranks; ddp: one, so every rank has them
-// all). Before use the weights are gathered in param_dtype and the Params' `value` are views of that buffer; gradients
-// of the whole unit collect in one fp32 buffer, of which the Params' `grad` are views, and are summed over the
-// data-parallel ranks into this rank's shard. With one shard, gathering, reducing and their buffers cost nothing.
+// Its fp32 master weights are cut over the shards of DataRanks (fsdp2: all data-parallel ranks; ddp: one shard, so
+// every rank has them all). Before use the weights are gathered in param_dtype and the Params' `value` are views of
+// that buffer; gradients of the whole unit collect in one fp32 buffer, of which the Params' `grad` are views, and are
+// summed over the data-parallel ranks into this rank's shard. With one shard, gathering and its buffers cost nothing.
 //
-// Sums over ranks are the communicator's, in its canonical order, so ddp and fsdp2 on the same ranks agree bit for bit.
-// All ranks make the same calls in the same order.
+// Sums over ranks are the communicators', in their canonical order, so ddp, fsdp2 and HSDP on the same ranks agree bit
+// for bit (data_ranks.h). All ranks make the same calls in the same order.
 #pragma once
 
 #include <functional>
@@ -14,20 +14,24 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "parallel/data_ranks.h"
 #include "parallel/layout.h"
 
 namespace automodel::parallel {
 
 struct UnitOptions {
-  bool shard = true;  // fsdp2; false: ddp
+  bool shard = true;  // false: ddp
   DType param_dtype = DType::kBF16;
   DType reduce_dtype = DType::kF32;
+  int replicas = 1;  // of the sharded weights (HSDP); it divides the number of data-parallel ranks
+  // Keep the gathered weights until the next update: only master weights, moments and gradients are cut (ZeRO-2).
+  bool keep_gathered = false;
 };
 
 class Unit {
  public:
-  // `ranks`: the data-parallel ranks; it and `allocator` outlive the unit. Allocates the master shard (not yet filled).
-  Unit(std::vector<nn::Param*> params, comm::Communicator& ranks, const UnitOptions& options, Allocator& allocator);
+  // `ranks` and `allocator` outlive the unit. Allocates the master shard (not yet filled).
+  Unit(std::vector<nn::Param*> params, const DataRanks& ranks, const UnitOptions& options, Allocator& allocator);
 
   // Takes its memory back from the Params, which may live longer.
   ~Unit();
@@ -45,10 +49,12 @@ class Unit {
   void publish();
 
   // Weights. start_gather may be called early (prefetch); gather waits for it, or does it all. release drops the
-  // gathered copy (nothing to drop when there is one shard).
+  // gathered copy (nothing to drop when there is one shard, or with keep_gathered); outdate says that it is no longer
+  // what the masters say.
   void start_gather();
   void gather();
   void release();
+  void outdate();
 
   // Gradients. begin_gradients makes the buffer (content unspecified; the Params' has_grad says what counts); calling
   // it again within a step keeps what is there. start_reduce sums over the ranks, finish_reduce waits and drops the
@@ -61,11 +67,12 @@ class Unit {
   void end_step();
 
  private:
-  int shard_index() const { return layout_.shards() == 1 ? 0 : ranks_.rank(); }
+  int shard_index() const { return ranks_.shard().rank(); }
+  void drop_gathered();
   void point_values(const Tensor& flat);
   void complete_gradients();
 
-  comm::Communicator& ranks_;
+  const DataRanks& ranks_;
   UnitOptions options_;
   Allocator& allocator_;
   FlatLayout layout_;
@@ -73,6 +80,7 @@ class Unit {
   Tensor compute_;
   Tensor gathered_;
   comm::Pending gathering_;
+  bool gather_started_ = false;
   bool usable_ = false;  // the Params' values are set
   Tensor full_gradient_;
   Tensor reduced_;  // what the reduction in flight works on, in reduce_dtype

@@ -208,7 +208,7 @@ void Trainer::save(int64_t step, int64_t epoch, double train_loss,
   options.max_recent_checkpoints = config.max_recent_checkpoints;
   options.best_metric_key = config.best_metric_key;
 
-  bool writes = world_.is_main() || engine_.sharded();
+  bool writes = engine_.saves_state();
   checkpoint::SaveRequest request;
   request.epoch = epoch;
   request.step = step;

@@ -155,6 +155,38 @@ TEST_CASE("one rank gives the same bits as ddp and as fsdp2") {
   check_identical(run({kLlama, 1, options(true)}), run({kLlama, 1, options(false)}));
 }
 
+TEST_CASE("replicas of sharded weights train as ddp does, bit for bit, when the shards are a power of two") {
+  for (const char* config : {kLlama, kGpt2})
+    for (auto [ranks, replicas] : {std::pair(4, 1), {4, 2}, {4, 4}, {8, 2}, {8, 4}, {6, 3}}) {
+      CAPTURE(ranks);
+      CAPTURE(replicas);
+      auto o = options(true);
+      o.unit.replicas = replicas;
+      Trace hsdp = run({config, ranks, o, 8});
+      check_identical(hsdp, run({config, ranks, options(false), 8}));
+      o.unit.param_dtype = DType::kBF16;
+      check_identical(run({config, ranks, o, 4}), run({config, ranks, options(false, DType::kBF16), 4}));
+    }
+}
+
+TEST_CASE("replicas of three shards train as one rank does") {
+  Trace one = run({kLlama, 1, options(true)});
+  auto o = options(true);
+  o.unit.replicas = 2;
+  check_close(run({kLlama, 6, o}), one);
+}
+
+TEST_CASE("keeping the gathered weights changes no bit") {
+  for (DType param : {DType::kF32, DType::kBF16}) {
+    auto o = options(true, param);
+    Trace base = run({kLlama, 4, o, 6});
+    o.unit.keep_gathered = true;
+    check_identical(base, run({kLlama, 4, o, 6}));
+    o.unit.replicas = 2;
+    check_identical(base, run({kLlama, 4, o, 6}));
+  }
+}
+
 TEST_CASE("repetition, prefetch, resharding and activation checkpointing do not change a bit") {
   for (DType param : {DType::kF32, DType::kBF16}) {
     Trace base = run({kLlama, 2, options(true, param), 6});

@@ -38,6 +38,20 @@ struct HeadLayout {
   int64_t width() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 
+// Dropout (Srivastava et al., 2014): a number is zero with probability p, and divided by 1 - p otherwise. Which ones is
+// a function of (key, sample, place) alone, by Philox (core/rng.h), so the backward makes the same mask again. Dropped
+// is what has a word below round(p 2^32); the words are, for row r of the batch with s = samples[r],
+//   of element e of the row's part of an activation: with g = e / 64, i = e % 64,
+//     philox({low(16 g + i % 16), high(16 g + i % 16), low(s), high(s)}, key)[i / 16]
+//   of the weight of key j for query i (positions in their row) in head h:
+//     philox({i, j / 4, low(s), h + 65536 high(s)}, key)[j % 4]
+// where low and high are the halves of a 64-bit number and the key is given as {low, high}.
+struct DropoutArgs {
+  float p = 0;  // 0 <= p < 1; 0: nothing is dropped, and the rest is not read
+  uint64_t key = 0;
+  const Tensor* samples = nullptr;  // i64 [batch]
+};
+
 struct AttentionArgs {
   int64_t batch = 1;
   int64_t sequence = 1;
@@ -49,6 +63,7 @@ struct AttentionArgs {
   // position sees [max(document_start, i - window + 1), i]. nullptr: one document per row. Starts never decrease in a
   // row.
   const Tensor* document_start = nullptr;
+  DropoutArgs dropout{};  // of the weights, after the softmax
 };
 
 struct AdamArgs {
@@ -68,6 +83,8 @@ struct AdamArgs {
      or f32. The sum over K is f32. The number of threads may change the last bits of an fp32 product with b not       \
      transposed; with one thread count the result is always the same. */                                               \
   X(matmul, (const Tensor& c, const Tensor& a, const Tensor& b, const MatmulArgs& args))                               \
+  /* The same for one row: M = 1, no transpose_a, no accumulate; at the speed of reading b, rounded otherwise. */      \
+  X(matmul_row, (const Tensor& c, const Tensor& a, const Tensor& b, const MatmulArgs& args))                           \
   /* out f32 [N] (+)= sum over the rows of x [M,N] (x may be columns) */                                               \
   X(sum_rows, (const Tensor& out, const Tensor& x, bool accumulate))                                                   \
   /* y = a + b, same type and shape; y may be a or b */                                                                \
@@ -111,6 +128,16 @@ struct AdamArgs {
   /* dqkv [T, width()] is overwritten. Deterministic. */                                                               \
   X(attention_backward, (const Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,                 \
                          const Tensor& lse, const AttentionArgs& args))                                                \
+  /* Keys and values kept for generation: keys, values [batch*kv_heads, slots, head_dim]; position p is in slot        \
+     p modulo slots. Writes those of qkv [batch*n, width()], of positions first .. first + n - 1; when there are more  \
+     than slots, the last ones. */                                                                                     \
+  X(cache_write,                                                                                                       \
+    (const Tensor& keys, const Tensor& values, const Tensor& qkv, const HeadLayout& layout, int64_t first))            \
+  /* out [batch, heads*head_dim]: attention of the queries of qkv [batch, width()] over the first `used` slots. */     \
+  X(attention_decode, (const Tensor& out, const Tensor& qkv, const Tensor& keys, const Tensor& values,                 \
+                       const HeadLayout& layout, int64_t used, float scale))                                           \
+  /* y = x [T,D] with dropout, T = batch * sequence; y may be x. Also the backward, from dy to dx. */                  \
+  X(dropout, (const Tensor& y, const Tensor& x, const DropoutArgs& args))                                              \
   /* y [T,F] = act(gate) * up, gate_up [T,2F]: gate in columns 0..F-1, up in F..2F-1 */                                \
   X(gated_forward, (const Tensor& y, const Tensor& gate_up, Activation act))                                           \
   /* dgate_up [T,2F] is overwritten; it may be gate_up itself */                                                       \

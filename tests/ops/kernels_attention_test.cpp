@@ -24,13 +24,14 @@ struct Case {
   HeadLayout layout;
   int64_t window = 0;
   bool documents = false;
+  float dropout = 0;
 };
 
 std::string describe(const Case& c) {
   return "batch " + std::to_string(c.batch) + ", sequence " + std::to_string(c.sequence) + ", heads " +
          std::to_string(c.layout.heads) + "/" + std::to_string(c.layout.kv_heads) + " x " +
          std::to_string(c.layout.head_dim) + ", window " + std::to_string(c.window) +
-         (c.documents ? ", documents" : "");
+         (c.documents ? ", documents" : "") + ", dropout " + std::to_string(c.dropout);
 }
 
 // Memory with a border that a kernel must leave alone, poisoned throughout.
@@ -98,6 +99,9 @@ struct Run {
       }
     start_tensor = Tensor::wrap(starts.data(), {c.batch, c.sequence}, DType::kI32);
     if (c.documents) args.document_start = &start_tensor;
+    for (int64_t row = 0; row < c.batch; ++row) samples.push_back(row * 0x123456789 + 3);
+    sample_tensor = Tensor::wrap(samples.data(), {c.batch}, DType::kI64);
+    args.dropout = {c.dropout, 0x0123456789abcdef, &sample_tensor};
   }
   Run(const Run&) = delete;
 
@@ -110,9 +114,20 @@ struct Run {
     return args.document_start == nullptr || j >= starts[row * args.sequence + i];
   }
 
+  // What dropout multiplies a weight by, from its definition.
+  double factor(int64_t row, int64_t h, int64_t i, int64_t j) const {
+    double threshold = std::round(static_cast<double>(args.dropout.p) * 0x1p32);
+    auto sample = static_cast<uint64_t>(samples[row]);
+    auto words = philox({static_cast<uint32_t>(i), static_cast<uint32_t>(j / 4), static_cast<uint32_t>(sample),
+                         static_cast<uint32_t>(h + 65536 * (sample >> 32))},
+                        {static_cast<uint32_t>(args.dropout.key), static_cast<uint32_t>(args.dropout.key >> 32)});
+    return words[j % 4] < threshold ? 0 : 1 / (1 - threshold * 0x1p-32);
+  }
+
   AttentionArgs args;
   std::vector<int32_t> starts;
-  Tensor start_tensor;
+  std::vector<int64_t> samples;
+  Tensor start_tensor, sample_tensor;
   Buffer qkv, dout, out, lse, dqkv;
 };
 
@@ -152,7 +167,8 @@ Expected reference(Run& run) {
     double* out = &e.out[token * out_width + h * d];
     for (int64_t j = 0; j <= i; ++j)
       if (run.sees(row, i, j))
-        for (int64_t c = 0; c < d; ++c) out[c] += p[j] / total * qkv[(first + j) * width + v_at + c];
+        for (int64_t c = 0; c < d; ++c)
+          out[c] += run.factor(row, h, i, j) * p[j] / total * qkv[(first + j) * width + v_at + c];
     for (int64_t c = 0; c < d; ++c) {
       float rounded = static_cast<float>(out[c]);
       delta += g[c] * (rounds ? to_float(to_bf16(rounded)) : rounded);
@@ -161,13 +177,13 @@ Expected reference(Run& run) {
       if (!run.sees(row, i, j)) continue;
       const double* k = &qkv[(first + j) * width + k_at];
       const double* v = &qkv[(first + j) * width + v_at];
-      double weight = p[j] / total, dp = 0;
-      for (int64_t c = 0; c < d; ++c) dp += g[c] * v[c];
+      double weight = p[j] / total, dp = 0, kept = run.factor(row, h, i, j);
+      for (int64_t c = 0; c < d; ++c) dp += kept * g[c] * v[c];
       double ds = weight * (dp - delta) * a.scale;
       for (int64_t c = 0; c < d; ++c) {
         e.dqkv[token * width + h * d + c] += ds * k[c];
         e.dqkv[(first + j) * width + k_at + c] += ds * q[c];
-        e.dqkv[(first + j) * width + v_at + c] += weight * g[c];
+        e.dqkv[(first + j) * width + v_at + c] += kept * weight * g[c];
       }
     }
   }
@@ -229,6 +245,15 @@ std::vector<Case> cases() {
             ++turn;
   for (int64_t head_dim : {1, 3, 8, 16, 20, 32, 48, 64, 72, 80, 96, 100, 128, 192, 256})
     list.push_back({.batch = 2, .sequence = 130, .layout = {2, 1, head_dim}, .window = 70});
+  for (int64_t sequence : {1, 3, 63, 64, 130, 200})
+    for (int64_t window : {0, 37})
+      for (bool documents : {false, true})
+        list.push_back({.batch = 3,
+                        .sequence = sequence,
+                        .layout = layouts[turn++ % std::size(layouts)],
+                        .window = window,
+                        .documents = documents,
+                        .dropout = 0.3f});
   return list;
 }
 
@@ -261,7 +286,8 @@ TEST_CASE("attention gives the same bits on one, two, three and eight threads") 
     // One, two and five units of (batch row, key/value head): whole, split and both.
     for (const Case& c : {Case{.batch = 1, .sequence = 300, .layout = {4, 1, 40}},
                           Case{.batch = 2, .sequence = 200, .layout = {2, 1, 64}, .window = 50, .documents = true},
-                          Case{.batch = 5, .sequence = 129, .layout = {1, 1, 16}, .documents = true}})
+                          Case{.batch = 5, .sequence = 129, .layout = {1, 1, 16}, .documents = true},
+                          Case{.batch = 2, .sequence = 150, .layout = {2, 1, 24}, .dropout = 0.5f}})
       for (DType dtype : {DType::kF32, DType::kBF16}) {
         CAPTURE(describe(c));
         omp_set_num_threads(1);
@@ -284,26 +310,28 @@ TEST_CASE("attention gives the same bits on one, two, three and eight threads") 
 
 TEST_CASE("the attention gradient predicts what a small step changes") {
   for_each_set([](const Kernels& kernels) {
-    Case c{.batch = 2, .sequence = 90, .layout = {4, 2, 24}, .window = 40, .documents = true};
-    Run run(c, DType::kF32);
-    run.forward(kernels);
-    run.backward(kernels);
-    std::vector<double> gradient = run.dqkv.values(), before = run.qkv.values(), dout = run.dout.values();
-    Random random(1, "direction");
-    double predicted = 0;
-    for (size_t i = 0; i < gradient.size(); ++i) predicted += gradient[i] * random.normal(i);
-    auto loss = [&](double step) {
-      for (size_t i = 0; i < before.size(); ++i)
-        run.qkv.tensor().data<float>()[i] = static_cast<float>(before[i] + step * random.normal(i));
+    for (float dropout : {0.0f, 0.4f}) {
+      Case c{.batch = 2, .sequence = 90, .layout = {4, 2, 24}, .window = 40, .documents = true, .dropout = dropout};
+      Run run(c, DType::kF32);
       run.forward(kernels);
-      std::vector<double> out = run.out.values();
-      double sum = 0;
-      for (size_t i = 0; i < out.size(); ++i) sum += out[i] * dout[i];
-      return sum;
-    };
-    double step = 1e-3;
-    double measured = (loss(step) - loss(-step)) / (2 * step);
-    CHECK(std::abs(measured - predicted) < 2e-3 * std::abs(predicted));
+      run.backward(kernels);
+      std::vector<double> gradient = run.dqkv.values(), before = run.qkv.values(), dout = run.dout.values();
+      Random random(1, "direction");
+      double predicted = 0;
+      for (size_t i = 0; i < gradient.size(); ++i) predicted += gradient[i] * random.normal(i);
+      auto loss = [&](double step) {
+        for (size_t i = 0; i < before.size(); ++i)
+          run.qkv.tensor().data<float>()[i] = static_cast<float>(before[i] + step * random.normal(i));
+        run.forward(kernels);
+        std::vector<double> out = run.out.values();
+        double sum = 0;
+        for (size_t i = 0; i < out.size(); ++i) sum += out[i] * dout[i];
+        return sum;
+      };
+      double step = 1e-3;
+      double measured = (loss(step) - loss(-step)) / (2 * step);
+      CHECK(std::abs(measured - predicted) < 2e-3 * std::abs(predicted));
+    }
   });
 }
 

@@ -36,9 +36,10 @@ struct Work {
 };
 
 // Replaces the scores of one vector of lanes of a block by weights (words across rows, from the row of b.begin on), and
-// moves highest, total and rescale on. `scale`: from scores to units of log 2.
-template <class T, bool kMasked>
-void soften(Work& w, Panel& p, const Keys& k, const Block& b, int v, VecF scale) {
+// moves highest, total and rescale on. `scale`: from scores to units of log 2. The total is that before any dropout.
+template <class T, bool kMasked, bool kDrops>
+void soften(Work& w, Panel& p, const Keys& k, const Block& b, int v, const AttentionArgs& args) {
+  VecF scale = all(args.scale * kLog2E);
   float* scores = w.scores + v * kLanes;
   VecF old = load(p.highest + v * kLanes);
   VecF highest = old;
@@ -49,10 +50,12 @@ void soften(Work& w, Panel& p, const Keys& k, const Block& b, int v, VecF scale)
   }
   VecF rescale = exp2(old - highest);
   VecF total{};
+  std::conditional_t<kDrops, Dropout, NoDropout> dropout(args, p.q, v, p.head);
   auto weight = [&](int r) {
     VecF x = exp2(load(scores + r * kTile) * scale - highest);
     if constexpr (kMasked) x = sees(p.q, v, k.first + r) ? x : VecF{};
     total += x;
+    if constexpr (kDrops) x *= dropout.factor(k.first + r);
     return x;
   };
   float* to = scores + b.begin * kTile;
@@ -72,7 +75,7 @@ void soften(Work& w, Panel& p, const Keys& k, const Block& b, int v, VecF scale)
 template <class T>
 void add_tile(Work& w, Panel& p, int64_t tile, int64_t base, const AttentionArgs& args) {
   int64_t head_dim = args.layout.head_dim;
-  VecF scale = all(args.scale * kLog2E);
+  bool drops = args.dropout.p > 0;
   Keys k;
   set_keys(k, p.q, tile);
   const float* keys = w.keys + (k.first - base) * kHeadStride;
@@ -82,10 +85,12 @@ void add_tile(Work& w, Panel& p, int64_t tile, int64_t base, const AttentionArgs
     const Block& b = k.blocks[i];
     if (b.begin == b.end) continue;
     for (int v = b.vector; v < b.vector + b.columns; ++v) {
-      if (b.masked)
-        soften<T, true>(w, p, k, b, v, scale);
+      if (drops)
+        soften<T, true, true>(w, p, k, b, v, args);
+      else if (b.masked)
+        soften<T, true, false>(w, p, k, b, v, args);
       else
-        soften<T, false>(w, p, k, b, v, scale);
+        soften<T, false, false>(w, p, k, b, v, args);
     }
     multiply_values<T, Start::kRescale>(p.sum, b, values, w.scores, head_dim, w.rescale);
   }

@@ -1,5 +1,6 @@
 // Backward attention: recomputes the weights of every (query tile, key tile) pair from lse, then
-//   dV += P dO,   dS = P * (dO V^T - rowsum(dO * O)),   dK += dS Q,   dQ += dS^T K.
+//   dV += P dO,   dS = P * (dO V^T - rowsum(dO * O)),   dK += dS Q,   dQ += dS^T K,
+// with dropout (P of dV and dO V^T times the mask's factors; rowsum(dO * O) has them in O).
 // Two loop nests give the same bits, because every gradient element is one chain of fused products
 // (attention_product.h) over query tiles in ascending order, then heads of the group, then queries (dK, dV), or over
 // keys in ascending order (dQ):
@@ -105,22 +106,31 @@ void read_keys(Work& w, const Call<T>& call, int64_t row, int64_t kv, int64_t fi
 }
 
 // Turns one vector of lanes of a block of scores and slopes into P^T and dS^T.
-template <class T, bool kMasked>
-void weigh(Work& w, const Panel& p, const Block& b, int v, VecF scale) {
+template <class T, bool kMasked, bool kDrops>
+void weigh(Work& w, const Panel& p, const Block& b, int v, const AttentionArgs& args) {
+  VecF scale = all(args.scale * kLog2E);
   VecF lse = load(p.lse + v * kLanes), delta = load(p.delta + v * kLanes);
   float* scores = w.scores + v * kLanes;
   float* slopes = w.slopes + v * kLanes;
+  std::conditional_t<kDrops, Dropout, NoDropout> dropout(args, p.q, v, p.head);
+  VecF kept{};  // of the last weight
   auto weight = [&](int r) {
     VecF x = exp2(load(scores + r * kTile) * scale - lse);
     if constexpr (kMasked) x = sees(p.q, v, w.k.first + r) ? x : VecF{};
+    if constexpr (kDrops) kept = dropout.factor(w.k.first + r);
     return x;
   };
-  auto slope = [&](int r, VecF x) { return x * (load(slopes + r * kTile) - delta); };
+  auto slope = [&](int r, VecF x) {
+    VecF dp = load(slopes + r * kTile);
+    if constexpr (kDrops) dp *= kept;
+    return x * (dp - delta);
+  };
+  auto dropped = [&](VecF x) { return kDrops ? x * kept : x; };
   if constexpr (kWord<T> == 1) {
     for (int r = b.begin; r < b.end; ++r) {
       VecF x = weight(r);
       store(slopes + r * kTile, slope(r, x));
-      store(scores + r * kTile, x);
+      store(scores + r * kTile, dropped(x));
     }
   }
 #if defined(__AVX512BF16__)
@@ -131,11 +141,11 @@ void weigh(Work& w, const Panel& p, const Block& b, int v, VecF scale) {
     float* to = slopes + b.begin * kTile;
     for (int r = b.begin; r < b.end; r += 2, to += kTile) {
       VecF x = weight(r), ds = slope(r, x), next = VecF{};
-      store_words(w.scores + r * kTile + v * kHalf, x);
+      store_words(w.scores + r * kTile + v * kHalf, dropped(x));
       store_words(w.slope_rows + r * kTile + v * kHalf, ds);
       if (r + 1 < b.end) {
         x = weight(r + 1), next = slope(r + 1, x);
-        store_words(w.scores + (r + 1) * kTile + v * kHalf, x);
+        store_words(w.scores + (r + 1) * kTile + v * kHalf, dropped(x));
         store_words(w.slope_rows + (r + 1) * kTile + v * kHalf, next);
       }
       store(to, words(ds, next));
@@ -150,14 +160,16 @@ void weigh_tile(Work& w, const Panel& p, int64_t base, const AttentionArgs& args
   int64_t d = args.layout.head_dim, offset = (w.k.first - base) * kHeadStride;
   multiply_scores<T>(w.scores, w.k, w.keys + offset, p.queries, d);
   multiply_scores<T>(w.slopes, w.k, w.values + offset, p.gradients, d);
-  VecF scale = all(args.scale * kLog2E);
+  bool drops = args.dropout.p > 0;
   for (int i = 0; i < w.k.block_count; ++i) {
     const Block& b = w.k.blocks[i];
     for (int v = b.vector; v < b.vector + b.columns; ++v) {
-      if (b.masked)
-        weigh<T, true>(w, p, b, v, scale);
+      if (drops)
+        weigh<T, true, true>(w, p, b, v, args);
+      else if (b.masked)
+        weigh<T, true, false>(w, p, b, v, args);
       else
-        weigh<T, false>(w, p, b, v, scale);
+        weigh<T, false, false>(w, p, b, v, args);
     }
   }
 }

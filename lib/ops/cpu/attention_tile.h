@@ -6,6 +6,7 @@
 #pragma once
 
 #include "ops/cpu/attention_product.h"
+#include "ops/cpu/philox.h"
 
 namespace automodel::ops::cpu::AUTOMODEL_ISA::attention {
 
@@ -20,6 +21,7 @@ using HeadLanes = float[kMaxHeadDim * kTile];  // [head_dim][query]
 // Positions [first, first + count) of a row of the batch, as queries.
 struct Queries {
   int64_t first = 0;
+  int64_t row = 0;  // of the batch
   int count = 0;
   int vectors = 0;          // of lanes that hold queries; lanes beyond count repeat the last one's bounds
   int64_t first_key = 0;    // the first position that a query here sees, rounded down to a multiple of 16
@@ -54,6 +56,7 @@ inline int64_t tiles(int64_t sequence) {
 // Tile `index` of the queries of batch row `row`.
 inline void set_queries(Queries& q, const AttentionArgs& args, int64_t row, int64_t index) {
   q.first = index * kTile;
+  q.row = row;
   q.count = static_cast<int>(args.sequence - q.first < kTile ? args.sequence - q.first : kTile);
   q.vectors = (q.count + kLanes - 1) / kLanes;
   const int32_t* starts =
@@ -109,6 +112,42 @@ inline VecI sees(const Queries& q, int v, int64_t position) {
   VecI p = VecI{} + static_cast<int32_t>(position);
   return (p >= from) & (p <= lane + static_cast<int32_t>(q.first));
 }
+
+// Dropout of the weights of one vector of queries of a head, asked for in ascending order of the keys.
+class Dropout {
+ public:
+  Dropout(const AttentionArgs& args, const Queries& q, int v, int64_t head)
+      : keeper_(args.dropout), key_(args.dropout.key) {
+    auto sample = static_cast<uint64_t>(args.dropout.samples->data<int64_t>()[q.row]);
+    VecU lane{};
+    for (uint32_t j = 0; j < kLanes; ++j) lane[j] = j;
+    query_ = lane + static_cast<uint32_t>(q.first + v * kLanes);
+    sample_ = static_cast<uint32_t>(sample);
+    head_ = static_cast<uint32_t>(static_cast<uint64_t>(head) + ((sample >> 32) << 16));
+  }
+  // What the weights for the key at `position` are multiplied by. Begins at a multiple of 4.
+  AM_INLINE VecF factor(int64_t position) {
+    if (position % 4 == 0) {
+      words_[0] = query_;
+      words_[1] = VecU{} + static_cast<uint32_t>(position / 4);
+      words_[2] = VecU{} + sample_;
+      words_[3] = VecU{} + head_;
+      philox(words_, key_);
+    }
+    return keeper_.factor(words_[position % 4]);
+  }
+
+ private:
+  Keeper keeper_;
+  uint64_t key_;
+  uint32_t sample_, head_;
+  VecU query_;
+  VecU words_[4];
+};
+
+struct NoDropout {
+  NoDropout(const AttentionArgs&, const Queries&, int, int64_t) {}
+};
 
 // Words that hold n numbers of type T.
 template <class T>

@@ -9,11 +9,14 @@ set(CPU_KERNEL_SOURCES
   adam.cpp
   attention.cpp
   attention_backward.cpp
+  attention_decode.cpp
   cross_entropy.cpp
+  dropout.cpp
   elementwise.cpp
   embedding.cpp
   layer_norm.cpp
   matmul.cpp
+  matmul_row.cpp
   reduce.cpp
   rms_norm.cpp
   rope.cpp

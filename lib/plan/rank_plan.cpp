@@ -9,13 +9,14 @@ namespace {
 
 constexpr int64_t kMicrobatchesRun = 3;
 
-UnitPlan describe_unit(const parallel::Unit& unit, DType param_dtype) {
+UnitPlan describe_unit(const parallel::Unit& unit, const parallel::UnitOptions& options) {
   UnitPlan out;
   for (const parallel::Segment& s : unit.layout().segments()) out.elements += s.numel;
   out.master_bytes = static_cast<int64_t>(unit.master().bytes());
   if (unit.compute_shard().defined()) out.compute_bytes = static_cast<int64_t>(unit.compute_shard().bytes());
-  if (unit.layout().shards() > 1)
-    out.gathered_bytes = unit.layout().size() * static_cast<int64_t>(size_of(param_dtype));
+  auto whole = [&](DType dtype) { return unit.layout().size() * static_cast<int64_t>(size_of(dtype)); };
+  if (unit.layout().shards() > 1) out.gathered_bytes = whole(options.param_dtype);
+  out.reduced_bytes = whole(options.reduce_dtype);
   return out;
 }
 
@@ -31,7 +32,7 @@ class PlannedRank {
         engine_(*request.model, *ranks_, *allocator_, request.options) {
     engine_.set_inspect([this](const auto& units) {
       units_.clear();
-      for (const auto& unit : units) units_.push_back(describe_unit(*unit, request_.options.unit.param_dtype));
+      for (const auto& unit : units) units_.push_back(describe_unit(*unit, request_.options.unit));
     });
   }
 

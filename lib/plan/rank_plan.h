@@ -43,6 +43,7 @@ struct UnitPlan {
   int64_t master_bytes = 0;    // fp32
   int64_t compute_bytes = 0;   // the copy in param_dtype; 0 when that is fp32
   int64_t gathered_bytes = 0;  // the whole unit in param_dtype; 0 when nothing is gathered
+  int64_t reduced_bytes = 0;   // the whole unit's gradient in reduce_dtype
 };
 
 struct RankPlan {

@@ -40,12 +40,13 @@ struct Case {
   std::string name() const {
     const auto& o = request.options;
     return fmt::format(
-        "{} | {} ranks, {}, param {}, reduce {}, {} x {}x{}{}, ac {}, reshard {}, prefetch {} {}, defer {}", config,
-        ranks, o.unit.shard ? "fsdp2" : "ddp", automodel::name_of(o.unit.param_dtype),
-        automodel::name_of(o.unit.reduce_dtype), request.accumulation, request.microbatch.rows, request.microbatch.cols,
-        request.microbatch.packed ? " packed" : "", o.activation_checkpointing,
-        o.reshard_after_forward ? static_cast<int>(*o.reshard_after_forward) : -1, o.prefetch, o.prefetch_backward,
-        o.defer_reduce);
+        "{} | {} ranks, {} x {}, keep {}, param {}, reduce {}, {} x {}x{}{}, ac {}, reshard {}, prefetch {} {}, defer "
+        "{}",
+        config, ranks, o.unit.shard ? "fsdp2" : "ddp", o.unit.replicas, o.unit.keep_gathered,
+        automodel::name_of(o.unit.param_dtype), automodel::name_of(o.unit.reduce_dtype), request.accumulation,
+        request.microbatch.rows, request.microbatch.cols, request.microbatch.packed ? " packed" : "",
+        o.activation_checkpointing, o.reshard_after_forward ? static_cast<int>(*o.reshard_after_forward) : -1,
+        o.prefetch, o.prefetch_backward, o.defer_reduce);
   }
 };
 
@@ -80,6 +81,8 @@ Case random_case(uint64_t seed) {
   o.unit.shard = dice.between(0, 2) > 0;
   o.unit.param_dtype = dice.coin() ? DType::kBF16 : DType::kF32;
   o.unit.reduce_dtype = dice.between(0, 3) == 0 ? DType::kBF16 : DType::kF32;
+  if (o.unit.shard && c.ranks % 2 == 0 && dice.between(0, 2) == 0) o.unit.replicas = c.ranks == 8 ? 4 : 2;
+  o.unit.keep_gathered = dice.between(0, 3) == 0;
   if (dice.coin()) o.reshard_after_forward = dice.coin();
   o.defer_reduce = dice.between(0, 3) > 0;
   o.prefetch = static_cast<int>(dice.between(0, 2));
@@ -168,7 +171,7 @@ void compare(const plan::RankPlan& planned, const Seen& seen, Errors& errors) {
 }  // namespace
 
 TEST_CASE("what is planned for random jobs is what their ranks allocate and send") {
-  constexpr uint64_t kCases = 60;
+  constexpr uint64_t kCases = 80;
   Errors errors;
   for (uint64_t seed = 0; seed < kCases; ++seed) {
     Case c = random_case(seed);

@@ -1,0 +1,181 @@
+// Every recipe under recipes/, made small, planned, then really trained by the trainer on ranks that are threads.
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "checkpoint/directory.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "core/rng.h"
+#include "support/run_mesh.h"
+#include "train/plan_job.h"
+#include "train/trainer.h"
+
+using namespace automodel;
+
+namespace {
+
+// A folder of the test's own with data for the recipes: a text, a token file, a pretrained model.
+struct Folder {
+  Folder() : path(fs::temp_directory_path() / ("automodel-plan-" + std::to_string(::getpid()))) {
+    fs::remove_all(path);
+    fs::create_directories(path);
+    Random random(5, "text");
+    std::string text;
+    for (uint64_t i = 0; text.size() < 6000; ++i) text += static_cast<char>('a' + random.below(26, i)), text += ' ';
+    std::ofstream(path / "text.txt") << text;
+    std::ofstream tokens(path / "tokens.bin", std::ios::binary);
+    for (uint64_t i = 0; i < 6000; ++i) {
+      auto token = static_cast<uint16_t>(random.below(500, i));
+      tokens.write(reinterpret_cast<const char*>(&token), sizeof token);
+    }
+  }
+  ~Folder() { fs::remove_all(path); }
+  std::string file(const std::string& name) const { return (path / name).string(); }
+  fs::path path;
+};
+
+using Tokens = std::vector<std::string>;
+
+std::string recipe_file(const std::string& name) {
+  return std::string(AUTOMODEL_SOURCE_DIR) + "/recipes/" + name;
+}
+
+// What makes a recipe small enough for a test; its structure stays.
+std::map<std::string, Tokens> small(const Folder& folder) {
+  return {
+      {"quickstart.yaml",
+       {"--dataset.path", folder.file("text.txt"), "--validation_dataset.path", folder.file("text.txt"),
+        "--dataset.seq_len", "32", "--validation_dataset.seq_len", "32", "--model.config.hidden_size", "40",
+        "--model.config.intermediate_size", "64", "--step_scheduler.global_batch_size", "24",
+        "--step_scheduler.local_batch_size", "4"}},
+      {"mock/smoke.yaml", {"--step_scheduler.global_batch_size", "24"}},
+      {"gpt2/pretrain.yaml",
+       {"--dataset.file_pattern", folder.file("tokens.bin"), "--dataset.seq_len", "48", "--model.config.vocab_size",
+        "640", "--model.config.n_embd", "48", "--model.config.n_layer", "3", "--step_scheduler.global_batch_size", "24",
+        "--step_scheduler.local_batch_size", "2"}},
+      {"llama/finetune.yaml",
+       {"--dataset.path", folder.file("text.txt"), "--validation_dataset.path", folder.file("text.txt"),
+        "--dataset.seq_len", "40", "--validation_dataset.seq_len", "40", "--tokenizer", "byte",
+        "--step_scheduler.global_batch_size", "12", "--model.pretrained_model_name_or_path",
+        folder.file("pretrained/LATEST")}},
+  };
+}
+
+train::RecipeSource shrunk(const std::string& name, const Folder& folder, Tokens more = {}) {
+  auto all = small(folder);
+  auto found = all.find(name);
+  REQUIRE_MESSAGE(found != all.end(), "a new recipe: add what makes it small to this test");
+  Tokens tokens = found->second;
+  tokens.insert(tokens.end(), more.begin(), more.end());
+  return {recipe_file(name), tokens};
+}
+
+std::vector<std::string> all_recipes() {
+  std::vector<std::string> names;
+  fs::path root = recipe_file("");
+  for (const auto& entry : fs::recursive_directory_iterator(root))
+    if (entry.path().extension() == ".yaml") names.push_back(fs::relative(entry.path(), root).string());
+  std::ranges::sort(names);
+  return names;
+}
+
+// What one rank of the trainer did in each step.
+struct Seen {
+  std::vector<int64_t> peaks;
+  std::vector<plan::Traffic> traffic;
+};
+
+// The trainer starts its records anew after each step and tells the signals then, so the calls between two signals,
+// and the highest peak seen at them, are one step's.
+Seen train_and_watch(const train::RecipeSource& recipe, comm::World& world) {
+  Seen seen;
+  const train::Trainer* trainer = nullptr;
+  plan::Traffic traffic;
+  int64_t peak = 0;
+  bool in_steps = false;
+  auto job = train::prepare(recipe, world.size(), true);
+  train::JobPlan planned = train::plan_job(job);
+  std::string axis = planned.kinds[0].plan.traffic.rows()[0].call.axis;
+  world.observe([&](comm::CallRecord call) {
+    if (!in_steps) return;
+    call.axis = axis;
+    traffic.add(call);
+    peak = std::max(peak, const_cast<train::Trainer*>(trainer)->engine().allocator().stats().peak_total);
+  });
+  train::Trainer made(job, world);
+  trainer = &made;
+  in_steps = true;
+  made.run([&] {
+    seen.peaks.push_back(peak);
+    // The signal's own call comes after this.
+    seen.traffic.push_back(traffic);
+    traffic = {};
+    peak = 0;
+    return 0;
+  });
+  return seen;
+}
+
+// A model folder as the finetuning recipe wants it, made by the program itself.
+void make_pretrained(const Folder& folder) {
+  auto world = comm::World::single();
+  auto job = train::prepare(shrunk("quickstart.yaml", folder,
+                                   {"--step_scheduler.max_steps", "1", "--lr_scheduler", "none",
+                                    "--checkpoint.checkpoint_dir", folder.file("pretrained")}),
+                            1, true);
+  train::Trainer(job, world).run({});
+}
+
+}  // namespace
+
+TEST_CASE("what is planned for every recipe is what its training allocates and sends") {
+  log::configure(log::Level::kOff);
+  Folder folder;
+  make_pretrained(folder);
+  double largest = 0, sum = 0;
+  int64_t n = 0;
+  for (const std::string& name : all_recipes()) {
+    for (int ranks : {1, 2, 3}) {
+      CAPTURE(name);
+      CAPTURE(ranks);
+      auto source =
+          shrunk(name, folder,
+                 {"--step_scheduler.max_steps", "3", "--lr_scheduler", "none", "--step_scheduler.val_every_steps",
+                  "100", "--checkpoint.enabled", "false", "--checkpoint.checkpoint_dir", folder.file("run")});
+      std::vector<Seen> seen(static_cast<size_t>(ranks));
+      test::run_mesh(
+          ranks, [&](comm::World& world) { seen[static_cast<size_t>(world.rank())] = train_and_watch(source, world); });
+      config::Report report;
+      auto job = train::prepare_from_config(source, ranks, report);
+      REQUIRE(report.empty());
+      train::JobPlan planned = train::plan_job(job);
+      for (const train::KindPlan& kind : planned.kinds) {
+        for (int r = kind.ranks.first; r < kind.ranks.first + kind.ranks.count; ++r) {
+          const Seen& real = seen[static_cast<size_t>(r)];
+          REQUIRE(real.peaks.size() == 3);
+          for (size_t step = 0; step < 3; ++step) {
+            int64_t said = (step == 0 ? kind.plan.first : kind.plan.steady).peak_total;
+            CHECK(said >= real.peaks[step]);
+            CHECK(static_cast<double>(said) <= 1.02 * static_cast<double>(real.peaks[step]));
+            double error = static_cast<double>(said) / static_cast<double>(real.peaks[step]) - 1;
+            largest = std::max(largest, error);
+            sum += error;
+            ++n;
+          }
+          // From one signal to the next: a whole step.
+          CHECK(kind.plan.traffic == real.traffic[1]);
+          CHECK(kind.plan.traffic == real.traffic[2]);
+        }
+      }
+    }
+  }
+  MESSAGE(n << " peaks; planned over real: largest " << 100 * largest << " %, mean "
+            << 100 * sum / static_cast<double>(n) << " %");
+}

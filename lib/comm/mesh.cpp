@@ -1,5 +1,8 @@
 #include "comm/mesh.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <numeric>
 #include <set>
 
@@ -44,35 +47,65 @@ DeviceMesh::DeviceMesh(std::vector<MeshAxis> axes, std::vector<int> ranks)
   AM_CHECK(size() == n, Fault::kConfig, "mesh: the axis sizes multiply to {}, but there are {} ranks", n, size());
   int stride = 1;
   for (size_t a = axes_.size(); a-- > 0; stride *= axes_[a].size) strides_[a] = stride;
+  bool in_order = true;
+  for (int i = 0; i < n && in_order; ++i) in_order = ranks_[static_cast<size_t>(i)] == i;
+  if (in_order) return;
+  position_.reserve(static_cast<size_t>(n));
   for (int i = 0; i < n; ++i) {
     const int rank = ranks_[static_cast<size_t>(i)];
     AM_CHECK(position_.emplace(rank, i).second, Fault::kConfig, "mesh: rank {} appears twice", rank);
   }
 }
 
-bool DeviceMesh::has_axis(std::string_view name) const {
-  for (const MeshAxis& axis : axes_) {
-    if (axis.name == name) return true;
+void DeviceMesh::flatten(std::string name, Axes sources) {
+  AM_CHECK(!has_axis(name), Fault::kConfig, "mesh: axis '{}' exists already", name);
+  for (const std::string& source : sources) {
+    const bool native = std::any_of(axes_.begin(), axes_.end(), [&](const MeshAxis& a) { return a.name == source; });
+    AM_CHECK(native, Fault::kConfig, "mesh: there is no axis '{}' to flatten into '{}'", source, name);
   }
-  return false;
+  derived_.emplace_back(std::move(name), std::move(sources));
 }
 
-size_t DeviceMesh::axis_number(std::string_view name) const {
-  for (size_t a = 0; a < axes_.size(); ++a) {
-    if (axes_[a].name == name) return a;
+bool DeviceMesh::has_axis(std::string_view name) const {
+  return std::any_of(axes_.begin(), axes_.end(), [&](const MeshAxis& axis) { return axis.name == name; }) ||
+         std::any_of(derived_.begin(), derived_.end(), [&](const auto& axis) { return axis.first == name; });
+}
+
+std::vector<size_t> DeviceMesh::natives(const Axes& names) const {
+  std::vector<size_t> numbers;
+  const auto add = [&](std::string_view name) {
+    for (size_t a = 0; a < axes_.size(); ++a) {
+      if (axes_[a].name == name) return numbers.push_back(a), true;
+    }
+    return false;
+  };
+  for (const std::string& name : names) {
+    if (add(name)) continue;
+    const auto found =
+        std::find_if(derived_.begin(), derived_.end(), [&](const auto& axis) { return axis.first == name; });
+    if (found == derived_.end()) {
+      Axes known;
+      for (const MeshAxis& axis : axes_) known.push_back(axis.name);
+      for (const auto& [derived, sources] : derived_) known.push_back(derived);
+      fail(Fault::kBug, "mesh: there is no axis '{}'; the axes are {}", name, fmt::join(known, ", "));
+    }
+    for (const std::string& source : found->second) add(source);
   }
-  fail(Fault::kBug, "mesh: there is no axis '{}'", name);
+  return numbers;
+}
+
+bool DeviceMesh::contains(int rank) const {
+  return position_.empty() ? rank >= 0 && rank < size() : position_.contains(rank);
 }
 
 int DeviceMesh::position_of(int rank) const {
-  const auto found = position_.find(rank);
-  AM_CHECK(found != position_.end(), Fault::kBug, "mesh: rank {} is not in it", rank);
-  return found->second;
+  AM_CHECK(contains(rank), Fault::kBug, "mesh: rank {} is not in it", rank);
+  return position_.empty() ? rank : position_.at(rank);
 }
 
 int DeviceMesh::size(const Axes& axes) const {
   int n = 1;
-  for (const std::string& name : axes) n *= axes_[axis_number(name)].size;
+  for (size_t a : natives(axes)) n *= axes_[a].size;
   return n;
 }
 
@@ -98,21 +131,19 @@ int DeviceMesh::rank_at(std::span<const int> coordinates) const {
 int DeviceMesh::index(int rank, const Axes& axes) const {
   const int position = position_of(rank);
   int index = 0;
-  for (const std::string& name : axes) {
-    const size_t a = axis_number(name);
-    index = index * axes_[a].size + coordinate(position, a);
-  }
+  for (size_t a : natives(axes)) index = index * axes_[a].size + coordinate(position, a);
   return index;
 }
 
 std::vector<int> DeviceMesh::group(int rank, const Axes& axes) const {
   // Positions of the group: the rank's own with the flattened axes at 0, plus every offset along them.
-  int base = position_of(rank);
+  const int position = position_of(rank);
+  int base = position;
   std::vector<int> offsets{0};
-  for (const std::string& name : axes) {
-    const size_t a = axis_number(name);
-    base -= coordinate(base, a) * strides_[a];
+  for (size_t a : natives(axes)) {
+    base -= coordinate(position, a) * strides_[a];
     std::vector<int> longer;
+    longer.reserve(offsets.size() * static_cast<size_t>(axes_[a].size));
     for (int offset : offsets) {
       for (int c = 0; c < axes_[a].size; ++c) longer.push_back(offset + c * strides_[a]);
     }
@@ -123,11 +154,20 @@ std::vector<int> DeviceMesh::group(int rank, const Axes& axes) const {
 }
 
 std::vector<std::vector<int>> DeviceMesh::groups(const Axes& axes) const {
+  const std::vector<size_t> along = natives(axes);
   std::vector<std::vector<int>> result;
-  for (int rank : ranks_) {  // ranks_ is in row-major order, so the first member of each group comes in the right order
-    if (index(rank, axes) == 0) result.push_back(group(rank, axes));
+  result.reserve(ranks_.size() / static_cast<size_t>(size(axes)));
+  for (int i = 0; i < size(); ++i) {  // the first member of each group comes in row-major order
+    const bool first = std::all_of(along.begin(), along.end(), [&](size_t a) { return coordinate(i, a) == 0; });
+    if (first) result.push_back(group(ranks_[static_cast<size_t>(i)], axes));
   }
   return result;
+}
+
+DeviceMesh DeviceMesh::submesh(int rank, const Axes& axes) const {
+  std::vector<MeshAxis> part;
+  for (const std::string& name : axes) part.push_back({name, size({name})});
+  return DeviceMesh(std::move(part), group(rank, axes));
 }
 
 std::string DeviceMesh::describe(int rank) const {

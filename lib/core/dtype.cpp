@@ -53,16 +53,32 @@ const char* name_of(DType dtype) {
 }
 
 std::optional<DType> parse_dtype(std::string_view text) {
-  static constexpr std::array<std::pair<std::string_view, DType>, 20> kNames{{
-      {"float", DType::kF32},   {"float32", DType::kF32}, {"fp32", DType::kF32},      {"double", DType::kF64},
-      {"float64", DType::kF64}, {"half", DType::kF16},    {"float16", DType::kF16},   {"fp16", DType::kF16},
-      {"bf16", DType::kBF16},   {"uint8", DType::kU8},    {"bfloat16", DType::kBF16}, {"int8", DType::kI8},
-      {"int16", DType::kI16},   {"short", DType::kI16},   {"int32", DType::kI32},     {"int", DType::kI32},
-      {"int64", DType::kI64},   {"long", DType::kI64},    {"bool", DType::kBool},     {"boolean", DType::kBool},
+  static constexpr std::array<std::pair<std::string_view, DType>, 16> kNames{{
+      {"float", DType::kF32},
+      {"float32", DType::kF32},
+      {"double", DType::kF64},
+      {"float64", DType::kF64},
+      {"half", DType::kF16},
+      {"float16", DType::kF16},
+      {"uint8", DType::kU8},
+      {"bfloat16", DType::kBF16},
+      {"int8", DType::kI8},
+      {"int16", DType::kI16},
+      {"short", DType::kI16},
+      {"int32", DType::kI32},
+      {"int", DType::kI32},
+      {"int64", DType::kI64},
+      {"long", DType::kI64},
+      {"bool", DType::kBool},
   }};
+  // PyTorch has no such names, so they take no prefix.
+  static constexpr std::array<std::pair<std::string_view, DType>, 3> kShort{
+      {{"fp32", DType::kF32}, {"fp16", DType::kF16}, {"bf16", DType::kBF16}}};
   std::string lower;
   for (char c : text) lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   std::string_view name = lower;
+  for (const auto& [known, dtype] : kShort)
+    if (name == known) return dtype;
   if (name.starts_with("torch.")) name.remove_prefix(6);
   for (const auto& [known, dtype] : kNames)
     if (name == known) return dtype;

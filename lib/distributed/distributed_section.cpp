@@ -1,164 +1,182 @@
 // Keys of two strategies cannot stand in one struct, because a key of the wrong strategy is a mistake. So the section
-// is a variant, and the `strategy` text becomes the name by which config::read chooses.
+// is a variant, and the `strategy` text becomes the name by which config::read chooses (section_rules.cpp).
 #include "distributed/distributed_section.h"
 
 #include <fmt/core.h>
 
-#include <optional>
-#include <utility>
-#include <vector>
+#include "config/config.h"
 
 namespace automodel::distributed {
-
-void describe(config::Names<Strategy>& n) {
-  n("fsdp2", Strategy::kFsdp2, "weights are cut over the data-parallel ranks");
-  n("ddp", Strategy::kDdp, "every rank keeps the whole model");
-  n("megatron_fsdp", Strategy::kMegatronFsdp, "not supported yet");
-  n("megatron-fsdp", Strategy::kMegatronFsdp)("mfsdp", Strategy::kMegatronFsdp);
-  n.ignore_case();
-}
-
 namespace {
-
-bool is_no_checkpointing(const config::Node& node) {
-  static const auto off = config::any_of({"false", "off", "none", "disabled", "no"});
-  return off(node);
-}
 
 template <class S>
 void describe_section(config::Fields<S>& f) {
   f("strategy", &S::strategy, "How the model lies on the ranks.");
   f.flatten(&S::sizes);
+  f("activation_checkpointing", &S::activation_checkpointing,
+    "Keep only what each layer starts from, and compute the rest again: false, true (or full), selective.");
+  f("pipeline", &S::pipeline, "Pipeline stages and their schedule. Required when pp_size is above 1; {} is enough.");
+  f("moe", &S::moe, "Mixtures of experts when ep_size is above 1.");
   f.flatten(&S::options);
-  f.key("activation_checkpointing")
-      .refused("activation checkpointing is not supported yet; write activation_checkpointing: false",
-               is_no_checkpointing);
-  f.key("activation_checkpointing_scope").no_effect("activation checkpointing is off");
-  f.key("pipeline").no_effect("pp_size is 1, so there is no pipeline");
-  f.key("moe").no_effect("ep_size is 1, so there is no expert parallelism");
-}
-
-const config::Schema* schema_of(Strategy strategy) {
-  switch (strategy) {
-    case Strategy::kFsdp2:
-      return &config::schema_of<FSDP2Section>();
-    case Strategy::kDdp:
-      return &config::schema_of<DDPSection>();
-    case Strategy::kMegatronFsdp:
-      break;
-  }
-  return nullptr;
-}
-
-const char* name_of(Strategy strategy) {
-  return strategy == Strategy::kFsdp2 ? "fsdp2" : strategy == Strategy::kDdp ? "ddp" : "megatron_fsdp";
-}
-
-// What the section's `strategy` names; nothing, and a problem, when it cannot be used.
-std::optional<Strategy> chosen_strategy(const config::Node& section, config::Report& report, const std::string& key) {
-  const config::Node* written = section.find("strategy");
-  if (!written) return Strategy::kFsdp2;
-  const auto problem = [&](std::string message, std::string hint) {
-    report.add({key + ".strategy", std::move(message), std::move(hint), written->origin()});
-    return std::nullopt;
-  };
-  if (!written->is_string()) {
-    return problem(fmt::format("expected one of: fsdp2 | ddp; got {}", config::show(*written)),
-                   "write strategy: fsdp2, or leave the key out");
-  }
-  const auto& table = config::type_of<Strategy>().names();
-  const auto* name = table.find(written->as_string());
-  if (!name) {
-    return problem(fmt::format("unknown strategy {}; expected one of: fsdp2 | ddp", config::show(*written)),
-                   "write strategy: fsdp2");
-  }
-  const auto strategy = static_cast<Strategy>(name->value);
-  if (!schema_of(strategy)) {
-    return problem(fmt::format("strategy {} is not supported yet", written->as_string()), "write strategy: fsdp2");
-  }
-  return strategy;
-}
-
-// Takes out the keys that another strategy has and this one lacks.
-void refuse_foreign_options(config::Node& section, Strategy strategy, config::Report& report, const std::string& key) {
-  std::vector<std::string> foreign;
-  for (const config::Entry& entry : section.entries()) {
-    if (schema_of(strategy)->find(entry.key)) continue;
-    for (Strategy other : {Strategy::kFsdp2, Strategy::kDdp}) {
-      if (!schema_of(other)->find(entry.key)) continue;
-      foreign.push_back(entry.key);
-      report.add({fmt::format("{}.{}", key, entry.key),
-                  fmt::format("{} is an option of {}, not of {}", entry.key, name_of(other), name_of(strategy)),
-                  "leave it out", entry.key_origin});
-    }
-  }
-  for (const std::string& name : foreign) section.erase(name);
+  f.key("backend").renamed_to("dist_env.backend");
+  f.key("timeout_minutes").renamed_to("dist_env.timeout_minutes");
+  f.key("pipeline_config").renamed_to("distributed.pipeline");
+  f.key("moe_config").renamed_to("distributed.moe");
+  f.key("moe_parallel_config").renamed_to("distributed.moe");
 }
 
 }  // namespace
 
 void describe(config::Fields<FSDP2Section>& f) {
   f.doc("Weights, gradients and optimizer state are cut over the data-parallel ranks.");
-  f.target({"fsdp2"});
+  f.target({"fsdp2"}, [](FSDP2Section& s) { s.strategy = Strategy::kFsdp2; });
   describe_section(f);
+  f.key("cp_vision_frame_sharding").renamed_to("distributed.multimodal.vision.frame_sharding");
+  f.key("frozen_multimodal_sharding").renamed_to("distributed.multimodal.frozen_sharding");
 }
 
 void describe(config::Fields<DDPSection>& f) {
   f.doc("Every rank keeps the whole model; gradients are summed.");
-  f.target({"ddp"});
+  f.target({"ddp"}, [](DDPSection& s) { s.strategy = Strategy::kDdp; });
   describe_section(f);
 }
 
-void prepare_section(config::Node& section, config::Report& report, const std::string& key) {
-  if (section.is_null()) {
-    const config::Origin origin = section.origin();
-    section = config::Node::map();
-    section.set_origin(origin);
+void describe(config::Fields<MegatronFSDPSection>& f) {
+  f.doc("Weights, gradients and optimizer state are cut over the data-parallel ranks, in the stages of ZeRO.");
+  f.target({"megatron_fsdp"}, [](MegatronFSDPSection& s) { s.strategy = Strategy::kMegatronFsdp; });
+  describe_section(f);
+}
+
+const config::Node* SectionRemarks::written(std::string_view path) const {
+  for (const auto& [known, node] : as_written) {
+    if (known == path) return &node;
   }
-  if (!section.is_map()) return;  // config::read says so
-  for (const char* name : {"_target_", "_recursive_", "_convert_"}) section.erase(name);
-  const std::optional<Strategy> strategy = chosen_strategy(section, report, key);
-  if (strategy) {
-    refuse_foreign_options(section, *strategy, report, key);
-  } else {
-    // What the other keys mean depends on the strategy; only the sizes can still be checked.
-    std::vector<std::string> unclear;
-    for (const config::Entry& entry : section.entries()) {
-      if (!config::schema_of<ParallelismSizes>().find(entry.key)) unclear.push_back(entry.key);
-    }
-    for (const std::string& name : unclear) section.erase(name);
-  }
-  section.set("_target_", config::Node::string(name_of(strategy.value_or(Strategy::kFsdp2))));
+  return nullptr;
 }
 
 void tidy_dump(config::Node& section) {
   section.erase("_target_");
 }
 
-Strategy strategy_of(const DistributedSection& section) {
-  return std::holds_alternative<DDPSection>(section) ? Strategy::kDdp : Strategy::kFsdp2;
-}
-
 const ParallelismSizes& sizes_of(const DistributedSection& section) {
   return std::visit([](const auto& s) -> const ParallelismSizes& { return s.sizes; }, section);
 }
 
-Precision precision_of(const DistributedSection& section, DType model_dtype) {
-  const auto* fsdp2 = std::get_if<FSDP2Section>(&section);
-  return resolve(fsdp2 ? fsdp2->options.policy() : MixedPrecisionPolicy{}, model_dtype);
+ActivationCheckpointing activation_checkpointing_of(const DistributedSection& section) {
+  return std::visit([](const auto& s) { return s.activation_checkpointing; }, section);
 }
 
-DataParallel resolve_data_parallel(const DistributedSection& section, int64_t world_size, config::Problems& problems) {
-  // Under ddp the reference takes every rank whatever dp_size says.
-  const std::optional<int64_t> requested = sizes_of(section).requested_dp();
-  if (strategy_of(section) == Strategy::kDdp || !requested) return {world_size};
-  if (*requested != world_size) {
-    problems.add("dp_size",
-                 fmt::format("dp_size {} * tp_size 1 * cp_size 1 * pp_size 1 = {} ranks, but the job has {}",
-                             *requested, *requested, world_size),
-                 fmt::format("write dp_size: none to use all {} ranks, or start {} ranks", world_size, *requested));
+StrategyConfig options_of(const DistributedSection& section) {
+  StrategyConfig options = std::visit([](const auto& s) -> StrategyConfig { return s.options; }, section);
+  const auto normalise = [](CheckpointScope& scope) { scope = normalise_scope(scope).scope; };
+  if (auto* fsdp2 = std::get_if<FSDP2Config>(&options)) normalise(fsdp2->activation_checkpointing_scope);
+  if (auto* ddp = std::get_if<DDPConfig>(&options)) normalise(ddp->activation_checkpointing_scope);
+  return options;
+}
+
+Precision precision_of(const DistributedSection& section, DType model_dtype) {
+  return precision_of(options_of(section), model_dtype);
+}
+
+namespace {
+
+// What crosses pipeline stages has the type that a unit hands on.
+void settle_stage_dtype(PipelineConfig& pipeline, const StrategyConfig& options,
+                        std::vector<config::Problem>& warnings) {
+  const auto* fsdp2 = std::get_if<FSDP2Config>(&options);
+  if (!fsdp2) return;
+  const MixedPrecisionPolicy policy = fsdp2->policy();
+  const std::optional<DType> handed_on = policy.output_dtype ? policy.output_dtype : policy.param_dtype;
+  if (!pipeline.dtype) {
+    pipeline.dtype = handed_on;
+  } else if (handed_on && *pipeline.dtype != *handed_on) {
+    warnings.push_back({"distributed.pipeline.dtype",
+                        fmt::format("is {}, but mp_policy hands on {}: stages would get another type than they expect",
+                                    name_of(*pipeline.dtype), name_of(*handed_on)),
+                        "leave it out",
+                        {}});
   }
-  return {*requested};
+}
+
+void check_schedule(const PipelineConfig& pipeline, std::vector<config::Problem>& warnings) {
+  const std::string key = "distributed.pipeline.pp_schedule";
+  if (!pipeline.pp_schedule) {
+    warnings.push_back({key, "is null: there is no schedule to run", "leave it out for 1f1b", {}});
+  } else if (!find_schedule(*pipeline.pp_schedule)) {
+    std::string known;
+    for (const std::string& name : schedule_names()) known += (known.empty() ? "" : ", ") + name;
+    warnings.push_back({key,
+                        fmt::format("there is no schedule '{}'", *pipeline.pp_schedule),
+                        fmt::format("the schedules are {}", known),
+                        {}});
+  }
+}
+
+}  // namespace
+
+std::optional<DistributedSetup> resolve_section(const DistributedSection& section, const SectionWorld& world,
+                                                config::Problems& problems, std::vector<config::Problem>& warnings) {
+  DistributedSetup setup;
+  setup.strategy_config = options_of(section);
+  setup.activation_checkpointing = activation_checkpointing_of(section);
+  setup.timeout_minutes = world.timeout_minutes;
+  const ParallelismSizes& sizes = sizes_of(section);
+  std::visit(
+      [&](const auto& s) {
+        if (sizes.pp_size > 1) setup.pipeline_config = s.pipeline.value_or(PipelineConfig{});
+        if (sizes.ep_size > 1) setup.moe_parallel_config = s.moe.value_or(MoEParallelizerConfig{});
+      },
+      section);
+  if (setup.pipeline_config) {
+    settle_stage_dtype(*setup.pipeline_config, setup.strategy_config, warnings);
+    check_schedule(*setup.pipeline_config, warnings);
+  }
+  auto context = build_mesh({strategy_of(section), sizes, world.world_size, world.ranks, world.job_size}, problems);
+  if (!context) return std::nullopt;
+  setup.mesh_context = std::move(*context);
+  return setup;
+}
+
+namespace {
+
+// The section of a tree, with the keywords set.
+config::Node section_of(const SectionRequest& request, config::Report& report) {
+  const config::Node* found = request.config.find("distributed");
+  const bool nested = found && (found->is_map() || found->is_null());
+  config::Node section = nested ? *found : request.config;
+  if (section.is_null()) section = config::Node::map();
+  if (!section.is_map()) {
+    report.add({"distributed", fmt::format("expected a mapping, got {}", config::show(section)), "", section.origin()});
+    return config::Node::map();
+  }
+  for (const config::Entry& keyword : request.keywords.entries()) {
+    if (!keyword.value.is_null()) section.set(keyword.key, keyword.value, keyword.key_origin);
+  }
+  return section;
+}
+
+std::optional<double> timeout_of(const SectionRequest& request) {
+  if (request.timeout_minutes) return request.timeout_minutes;
+  const config::Node* written = request.config.at_path("dist_env.timeout_minutes");
+  const bool number = written && (written->is_int() || written->is_float());
+  return number ? std::optional(written->as_double()) : std::nullopt;
+}
+
+}  // namespace
+
+DistributedSetup create_distributed_setup(const SectionRequest& request) {
+  config::Report report;
+  SectionRemarks remarks;
+  config::Node node = section_of(request, report);
+  prepare_section(node, report, remarks);
+  const auto section = config::read<DistributedSection>(node, report, "distributed");
+  report.throw_if_any();
+  config::Problems problems(report, node, "distributed");
+  const SectionWorld world{request.world_size.value_or(world_size_of_environment()), timeout_of(request), request.ranks,
+                           request.job_size};
+  auto setup = resolve_section(section, world, problems, remarks.warnings);
+  report.throw_if_any();
+  return std::move(*setup);
 }
 
 }  // namespace automodel::distributed

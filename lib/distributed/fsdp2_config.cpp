@@ -5,28 +5,32 @@ namespace automodel::distributed {
 void describe(config::Fields<FSDP2Config>& f) {
   using C = FSDP2Config;
   f.doc("Options of fsdp2.");
+  f("sequence_parallel", &C::sequence_parallel,
+    "Cut activations along the sequence between tensor-parallel products. No effect at tp_size 1.");
+  f("tp_plan", &C::tp_plan,
+    "How tensor parallelism cuts modules: a name, or pattern: style. Default: the model's own.");
+  f("patch_is_packed_sequence", &C::patch_is_packed_sequence, "Answer no to the probe for packed sequences.")
+      .no_effect("attention never probes for packed sequences");
   f("mp_policy", &C::mp_policy,
     "Element types. Default: bfloat16 weights, float32 reduction, bfloat16 outputs. A mapping replaces all of it.");
-  f("defer_fsdp_grad_sync", &C::defer_fsdp_grad_sync,
-    "Reduce gradients on the last microbatch of a step only; false: on every microbatch.")
+  f("offload_policy", &C::offload_policy, "Keep shards in host memory. {} is enough.");
+  f("autocast_dtype", &C::autocast_dtype, "Element type of a forward outside mp_policy.")
+      .no_effect("mp_policy decides the element types");
+  f("activation_checkpointing_scope", &C::activation_checkpointing_scope,
+    "Which parts are checkpointed: all, or some of language, vision, audio, multimodal.")
+      .one_or_list()
       .null_is_default();
+  f("defer_fsdp_grad_sync", &C::defer_fsdp_grad_sync,
+    "Reduce gradients on the last microbatch of a step only; false: on every microbatch.");
   f("reshard_after_forward", &C::reshard_after_forward,
     "Free gathered weights after the forward of each layer. Default: all layers but the last.");
-  f("enable_fsdp2_prefetch", &C::enable_fsdp2_prefetch, "Gather the next units ahead of their use.").null_is_default();
-  f("fsdp2_backward_prefetch_depth", &C::fsdp2_backward_prefetch_depth, "Units gathered ahead in the backward.")
-      .null_is_default();
-  f("fsdp2_forward_prefetch_depth", &C::fsdp2_forward_prefetch_depth, "Units gathered ahead in the forward; 0: none.")
-      .null_is_default();
-  f.key("offload_policy").refused("weights cannot be offloaded yet; leave offload_policy out", {"none"});
-  f.key("sequence_parallel")
-      .refused("sequence parallelism belongs to tensor parallelism, which is not supported yet", {"false"});
-  f.key("enable_async_tensor_parallel")
-      .refused("it belongs to tensor parallelism, which is not supported yet", {"false"});
-  f.key("tp_plan").refused("tensor parallelism is not supported yet; leave tp_plan out", {"none"});
-  f.key("enable_compile").no_effect("there is no compilation step; kernels are compiled ahead");
-  f.key("patch_is_packed_sequence").no_effect("attention never probes for packed sequences");
-  f.key("autocast_dtype").no_effect("mp_policy decides the element types");
-  f.key("multimodal").no_effect("language models have no other towers");
+  f("enable_async_tensor_parallel", &C::enable_async_tensor_parallel,
+    "Overlap tensor-parallel reductions with products; needs sequence_parallel. No effect at tp_size 1.");
+  f("enable_compile", &C::enable_compile, "Compile each layer.").no_effect("kernels are compiled ahead");
+  f("enable_fsdp2_prefetch", &C::enable_fsdp2_prefetch, "Gather the next units ahead of their use.");
+  f("fsdp2_backward_prefetch_depth", &C::fsdp2_backward_prefetch_depth, "Units gathered ahead in the backward.");
+  f("fsdp2_forward_prefetch_depth", &C::fsdp2_forward_prefetch_depth, "Units gathered ahead in the forward; 0: none.");
+  f("multimodal", &C::multimodal, "Vision and audio towers.");
 }
 
 }  // namespace automodel::distributed

@@ -2,22 +2,13 @@
 
 namespace automodel::distributed {
 
-namespace {
-
-bool computes(const std::optional<DType>& dtype) {
-  return !dtype || *dtype == DType::kF32 || *dtype == DType::kBF16;
-}
-
-}  // namespace
-
 void describe(config::Fields<MixedPrecisionPolicy>& f) {
   using P = MixedPrecisionPolicy;
-  const char* rule = "must be float32 or bfloat16";
   f.doc("Element types of the compute. What is left out takes the type of the model, not the default policy's.");
   f.target({"torch.distributed.fsdp.MixedPrecisionPolicy"});
-  f("param_dtype", &P::param_dtype, "Gathered weights and compute.").must(computes, rule);
-  f("reduce_dtype", &P::reduce_dtype, "Gradients while they are reduced; null: as param_dtype.").must(computes, rule);
-  f("output_dtype", &P::output_dtype, "What a unit hands on; null: as param_dtype.").must(computes, rule);
+  f("param_dtype", &P::param_dtype, "Gathered weights and compute.");
+  f("reduce_dtype", &P::reduce_dtype, "Gradients while they are reduced; null: as param_dtype.");
+  f("output_dtype", &P::output_dtype, "What a unit hands on; null: as param_dtype.");
   f("cast_forward_inputs", &P::cast_forward_inputs, "Cast the inputs of a unit to param_dtype.");
 }
 

@@ -14,7 +14,8 @@ struct MixedPrecisionPolicy {
   std::optional<DType> output_dtype;  // what a unit hands on; null: as param_dtype
   bool cast_forward_inputs = true;
 
-  // What a recipe without mp_policy means: bf16 weights, fp32 reduction, bf16 outputs.
+  // What a recipe without mp_policy means: bf16 weights, fp32 reduction, bf16 outputs. A policy that is written
+  // replaces all of it.
   static MixedPrecisionPolicy standard() { return {DType::kBF16, DType::kF32, DType::kBF16, true}; }
 };
 void describe(config::Fields<MixedPrecisionPolicy>&);

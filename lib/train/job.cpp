@@ -81,7 +81,7 @@ Job read_job(const RecipeSource& source, int world_size, bool for_training, conf
   Job job;
   job.recipe = load_recipe(source, report);
   job.world_size = world_size;
-  if (report.empty() && for_training) check_against_world(job.recipe, world_size, report);
+  if (report.empty() && for_training) job.setup = check_against_world(job.recipe, world_size, report);
   return job;
 }
 
@@ -126,15 +126,21 @@ engine::EngineOptions engine_options(const Job& job) {
   engine::EngineOptions options;
   options.unit.param_dtype = job.precision.param;
   options.unit.reduce_dtype = job.precision.reduce;
-  options.unit.shard = distributed::strategy_of(config.distributed) == distributed::Strategy::kFsdp2;
-  if (const auto* fsdp = std::get_if<distributed::FSDP2Section>(&config.distributed)) {
-    options.reshard_after_forward = fsdp->options.reshard_after_forward;
-    options.defer_reduce = fsdp->options.defer_fsdp_grad_sync;
-    if (fsdp->options.enable_fsdp2_prefetch) {
-      options.prefetch = static_cast<int>(fsdp->options.fsdp2_forward_prefetch_depth);
-      options.prefetch_backward = static_cast<int>(fsdp->options.fsdp2_backward_prefetch_depth);
+  const distributed::StrategyConfig strategy = distributed::options_of(config.distributed);
+  const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy);
+  options.unit.shard = fsdp2 != nullptr;
+  if (fsdp2 != nullptr) {
+    options.reshard_after_forward = fsdp2->reshard_after_forward;
+    options.defer_reduce = fsdp2->defer_fsdp_grad_sync;
+    if (fsdp2->enable_fsdp2_prefetch) {
+      options.prefetch = static_cast<int>(fsdp2->fsdp2_forward_prefetch_depth);
+      options.prefetch_backward = static_cast<int>(fsdp2->fsdp2_backward_prefetch_depth);
     }
   }
+  const distributed::CheckpointScope* scope = distributed::scope_of(strategy);
+  options.activation_checkpointing =
+      distributed::activation_checkpointing_of(config.distributed) == distributed::ActivationCheckpointing::kFull &&
+      scope != nullptr && distributed::covers_language(*scope);
   options.max_grad_norm = config.clip_grad_norm.max_norm;
   options.adam = optim::resolve(config.optimizer);
   options.group_overrides = optim::param_group_overrides(config.optimizer);

@@ -22,6 +22,7 @@ namespace automodel::train {
 struct Job {
   LoadedRecipe recipe;
   int world_size = 1;
+  std::optional<distributed::DistributedSetup> setup;  // of a training job
   ModelSource source;
   distributed::Precision precision;
   std::shared_ptr<const data::Tokenizer> tokenizer;  // of the training data; null when it has none

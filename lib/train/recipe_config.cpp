@@ -5,6 +5,8 @@
 #include "config/config.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "train/engine_limits.h"
+#include "train/mistakes.h"
 #include "train/moved_keywords.h"
 
 namespace automodel::train {
@@ -167,7 +169,7 @@ void describe(config::Fields<RecipeConfig>& f) {
   f.check(check_batch_size);
   f.check([](const R& r, config::Problems& problems) {
     const auto dp = distributed::sizes_of(r.distributed).requested_dp();
-    if (dp && distributed::strategy_of(r.distributed) == distributed::Strategy::kFsdp2) check_batches(r, *dp, problems);
+    if (dp && distributed::strategy_of(r.distributed) != distributed::Strategy::kDdp) check_batches(r, *dp, problems);
   });
 }
 
@@ -193,10 +195,16 @@ LoadedRecipe read_recipe(config::Node node, config::Report& report) {
   if (!node.find("distributed")) {
     if (node.is_map()) node.set("distributed", config::Node::map());
   }
-  if (config::Node* section = node.find("distributed")) distributed::prepare_section(*section, report);
+  distributed::SectionRemarks remarks;
+  if (config::Node* section = node.find("distributed")) distributed::prepare_section(*section, report, remarks);
   drop_null_validation_sets(node);
   LoadedRecipe recipe;
   recipe.config = config::read<RecipeConfig>(node, report);
+  const config::Node* section = node.find("distributed");
+  if (section && intact(report, {"distributed"})) {
+    check_engine_limits(recipe.config.distributed, *section, report);
+  }
+  for (config::Problem& warning : remarks.warnings) report.note(std::move(warning));
   recipe.node = std::move(node);
   recipe.notes = report.notes();
   return recipe;
@@ -218,15 +226,19 @@ LoadedRecipe load_recipe(const RecipeSource& source) {
   return recipe;
 }
 
-void check_against_world(const LoadedRecipe& recipe, int64_t world_size, config::Report& report) {
+std::optional<distributed::DistributedSetup> check_against_world(const LoadedRecipe& recipe, int64_t world_size,
+                                                                 config::Report& report) {
   const config::Node* section = recipe.node.find("distributed");
   const config::Node empty = config::Node::map();
   config::Problems of_section(report, section ? *section : empty, "distributed");
-  const size_t before = report.problems().size();
-  const auto parallel = distributed::resolve_data_parallel(recipe.config.distributed, world_size, of_section);
-  if (report.problems().size() != before) return;
+  std::vector<config::Problem> warnings;
+  auto setup = distributed::resolve_section(recipe.config.distributed,
+                                            {world_size, recipe.config.dist_env.timeout_minutes}, of_section, warnings);
+  for (config::Problem& warning : warnings) report.note(std::move(warning));
+  if (!setup) return std::nullopt;
   config::Problems problems(report, recipe.node, "");
-  check_batches(recipe.config, parallel.dp_size, problems);
+  check_batches(recipe.config, setup->mesh_context.data_ranks(), problems);
+  return setup;
 }
 
 }  // namespace automodel::train

@@ -75,7 +75,9 @@ LoadedRecipe load_recipe(const RecipeSource& source);
 // The same from a tree.
 LoadedRecipe read_recipe(config::Node node, config::Report& report);
 
-// What can only be checked when the number of ranks is known: the mesh, and the batch sizes on it.
-void check_against_world(const LoadedRecipe& recipe, int64_t world_size, config::Report& report);
+// What can only be checked when the number of ranks is known: the mesh, and the batch sizes on it. The set-up, unless
+// the mesh has mistakes.
+std::optional<distributed::DistributedSetup> check_against_world(const LoadedRecipe& recipe, int64_t world_size,
+                                                                 config::Report& report);
 
 }  // namespace automodel::train

@@ -3,10 +3,10 @@
 #include <csignal>
 #include <cstdio>
 
-#include "comm/mesh.h"
 #include "comm/signals.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "distributed/mesh_picture.h"
 #include "launch/launch.h"
 #include "train/commands.h"
 #include "train/generator.h"
@@ -26,13 +26,12 @@ void introduce(const Job& job, const comm::World& world) {
   if (!world.is_main()) return;
   const RecipeConfig& config = job.config();
   const auto& info = job.source.model->info();
-  bool shard = distributed::strategy_of(config.distributed) == distributed::Strategy::kFsdp2;
+  bool shard = job.setup->strategy() == distributed::Strategy::kFsdp2;
   int64_t elements = nn::count_elements(job.source.model->params());
   log::info("automodel {} | recipe {}", AUTOMODEL_VERSION,
             job.recipe.node.origin().source ? job.recipe.node.origin().source->name : "");
-  log::info(
-      "mesh: {} ranks | strategy {} | pp 1 x dp_replicate 1 x dp_shard {} x cp 1 x tp 1 | {} ranks on this machine",
-      world.size(), shard ? "fsdp2" : "ddp", world.size(), world.local_size());
+  log::info("mesh: {} | strategy {} | {} ranks on this machine", distributed::mesh_line(job.setup->mesh_context),
+            distributed::name_of(job.setup->strategy()), world.local_size());
   log::info(
       "model: {} | {} parameters | {} layers, hidden {}, {} heads ({} kv), vocab {} | compute {}, reduce {}, master "
       "fp32",
@@ -85,8 +84,7 @@ std::vector<int> stop_signals(const RecipeConfig& config) {
 }
 
 int train_as_rank(Job& job, comm::World& world) {
-  comm::DeviceMesh mesh({{"dp_shard", world.size()}});
-  world.set_place(mesh.describe(world.rank()));
+  world.set_place(job.setup->mesh_context.describe(world.rank()));
   introduce(job, world);
   comm::Signals signals(stop_signals(job.config()));
   Trainer trainer(job, world);

@@ -1,0 +1,77 @@
+#include "train/engine_limits.h"
+
+#include <fmt/core.h>
+
+namespace automodel::train {
+namespace {
+
+using distributed::ActivationCheckpointing;
+
+void check_axes(const distributed::ParallelismSizes& sizes, config::Problems& problems) {
+  const auto refuse = [&](const char* key, int64_t size, const char* what) {
+    if (size <= 1) return;
+    problems.add(key, fmt::format("{} is {}; {} is not supported yet", key, size, what),
+                 fmt::format("write {}: 1", key));
+  };
+  refuse("tp_size", sizes.tp_size, "tensor parallelism");
+  refuse("pp_size", sizes.pp_size, "pipeline parallelism");
+  refuse("cp_size", sizes.cp_size, "context parallelism");
+  refuse("ep_size", sizes.ep_size, "expert parallelism");
+  refuse("dp_replicate_size", sizes.dp_replicate_size.value_or(1), "replicated sharding");
+}
+
+void check_policy(const distributed::FSDP2Config& options, config::Problems& problems) {
+  if (options.offload_policy && options.offload_policy->to_cpu) {
+    problems.add("offload_policy", "weights cannot be offloaded yet", "leave offload_policy out");
+  }
+  const distributed::MixedPrecisionPolicy policy = options.policy();
+  const auto check = [&](const char* key, std::optional<DType> dtype) {
+    if (!dtype || *dtype == DType::kF32 || *dtype == DType::kBF16) return;
+    problems.add(key, fmt::format("must be float32 or bfloat16, got {}", name_of(*dtype)),
+                 "training computes in these two");
+  };
+  check("mp_policy.param_dtype", policy.param_dtype);
+  check("mp_policy.reduce_dtype", policy.reduce_dtype);
+  check("mp_policy.output_dtype", policy.output_dtype);
+}
+
+}  // namespace
+
+void check_engine_limits(const distributed::ParallelismSizes& sizes, const distributed::StrategyConfig& strategy,
+                         ActivationCheckpointing checkpointing, config::Problems& problems) {
+  if (distributed::strategy_of(strategy) == distributed::Strategy::kMegatronFsdp) {
+    problems.add("strategy", "strategy megatron_fsdp is not supported yet", "write strategy: fsdp2");
+  }
+  check_axes(sizes, problems);
+  if (const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy)) check_policy(*fsdp2, problems);
+  if (checkpointing == ActivationCheckpointing::kSelective) {
+    problems.add("activation_checkpointing", "selective activation checkpointing is not supported yet",
+                 "write activation_checkpointing: true");
+  }
+}
+
+void check_engine_limits(const distributed::DistributedSection& section, const config::Node& node,
+                         config::Report& report) {
+  config::Problems problems(report, node, "distributed");
+  const distributed::StrategyConfig options = distributed::options_of(section);
+  const ActivationCheckpointing checkpointing = distributed::activation_checkpointing_of(section);
+  check_engine_limits(distributed::sizes_of(section), options, checkpointing, problems);
+  const auto note = [&](const char* key, const char* why) {
+    const config::Node* written = node.find(key);
+    if (written && !written->is_null()) {
+      report.note({fmt::format("distributed.{}", key), fmt::format("has no effect: {}", why), "", written->origin()});
+    }
+  };
+  note("sequence_parallel", "tp_size is 1");
+  note("tp_plan", "tp_size is 1");
+  note("enable_async_tensor_parallel", "tp_size is 1");
+  note("multimodal", "language models have no other towers");
+  const distributed::CheckpointScope* scope = distributed::scope_of(options);
+  if (checkpointing == ActivationCheckpointing::kNone) {
+    note("activation_checkpointing_scope", "activation checkpointing is off");
+  } else if (scope && !distributed::covers_language(*scope)) {
+    note("activation_checkpointing_scope", "it selects no layer of a language model, so nothing is checkpointed");
+  }
+}
+
+}  // namespace automodel::train

@@ -27,6 +27,7 @@ void add_eval(CLI::App& app, Context& context);
 void add_config(CLI::App& app, Context& context);
 void add_plan(CLI::App& app, Context& context);
 void add_generate(CLI::App& app, Context& context);
+void add_doctor(CLI::App& app, Context& context);
 void add_bench(CLI::App& app, Context& context);
 
 // Options that several commands have.

@@ -34,6 +34,7 @@ void describe_program(CLI::App& app, cli::Context& context, log::Level& level) {
   cli::add_plan(app, context);
   cli::add_config(app, context);
   cli::add_generate(app, context);
+  cli::add_doctor(app, context);
   cli::add_bench(app, context);
   app.footer(
       "Examples:\n"

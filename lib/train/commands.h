@@ -60,6 +60,9 @@ struct GenerateOptions {
 };
 int run_generate(const GenerateOptions& options);
 
+// What this machine has, and how fast it is; with several ranks also how fast they exchange.
+int run_doctor(Format format);
+
 struct BenchOptions {
   BenchShape shape;
   std::optional<int> nproc_per_node;

@@ -25,7 +25,7 @@ const char* const kQuick = "recipes/quickstart.yaml";
 TEST_CASE("Help names every command and shows examples") {
   const Run help = run("--help");
   CHECK(help.code == 0);
-  for (const char* word : {"train", "eval", "config", "generate", "--log-level", "Examples"}) CHECK(has(help, word));
+  for (const char* word : {"train", "eval", "config", "generate", "doctor", "--log-level", "Examples"}) CHECK(has(help, word));
   CHECK(!has(help, "bench"));
   CHECK(has(run("train --help"), "--nproc-per-node"));
   CHECK(has(run("--version"), "automodel 0."));
@@ -77,6 +77,22 @@ TEST_CASE("config checks a recipe for a number of ranks") {
   const Run wrong = run(std::string("config ") + kQuick + " --world-size 7");
   CHECK(wrong.code == 2);
   CHECK(has(wrong, "7 data-parallel ranks"));
+}
+
+TEST_CASE("doctor tells what the machine has and measures it") {
+  const Run text = run("doctor", false);
+  CHECK(text.code == 0);
+  for (const char* word : {"processor", "math library", "oneDNN", "MPI", "memory copy"}) CHECK(has(text, word));
+  const Run result = run("doctor --format json", false);
+  CHECK(result.code == 0);
+  const auto json = nlohmann::json::parse(result.output);
+  CHECK(json.at("processor").at("usable_cores").get<int>() >= 1);
+  CHECK(json.at("hosts").size() == 1);
+  // A matrix product cannot beat the registers by more than what a noisy machine does to two measurements.
+  const double peak = json.at("rates").at("peak_fp32_gflops"), product = json.at("rates").at("matmul_fp32_gflops");
+  CHECK(product > 0.02 * peak);
+  CHECK(product < 4 * peak);
+  CHECK(json.at("rates").at("copy_gb_per_s").get<double>() > 0.1);
 }
 
 TEST_CASE("config explains keys") {

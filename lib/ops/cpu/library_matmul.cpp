@@ -13,4 +13,9 @@ void library_matmul(const LibraryProduct& p) {
            static_cast<int>(status));
 }
 
+std::string library_name() {
+  const dnnl_version_t* version = dnnl_version();
+  return fmt::format("oneDNN {}.{}.{}", version->major, version->minor, version->patch);
+}
+
 }  // namespace automodel::ops::cpu

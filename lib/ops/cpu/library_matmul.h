@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace automodel::ops::cpu {
 
@@ -20,5 +21,8 @@ struct LibraryProduct {
 // c = op(a) op(b), or c += with accumulate; row-major, m, n and k positive. Uses the OpenMP threads of the caller; the
 // last bits may depend on their number, and on nothing else. Throws Error(kBug) when the library refuses.
 void library_matmul(const LibraryProduct& product);
+
+// "oneDNN 2.6.3".
+std::string library_name();
 
 }  // namespace automodel::ops::cpu

@@ -73,8 +73,11 @@ class Engine {
   StepResult step(const StepInput& input);
   // Sum of the token losses of this rank's batch; no gradients. Collective: every rank calls it as often.
   double evaluate(const nn::Tokens& tokens);
-  // f32 [rows.size(), vocab]: the logits at the given rows of [T, hidden]. Collective.
+  // f32 [rows.size(), vocab]: the logits at the given rows of [T, hidden]. Collective. With tokens.cache, the tokens
+  // follow those that the cache has seen, and it gains them.
   Tensor logits(const nn::Tokens& tokens, std::span<const int64_t> rows);
+  // For generation: what is kept of a text of up to `positions` tokens, in memory of this engine's allocator.
+  nn::KvCache make_cache(int64_t positions) const { return nn::KvCache(model_.layers(), positions); }
 
   // Whether state() is this rank's to save: of the ranks that hold the same slices, one says yes.
   bool saves_state() const { return ranks_.replicate().rank() == 0; }

@@ -13,16 +13,20 @@ CausalLM::CausalLM(Parts parts) : parts_(std::move(parts)) {}
 
 Var CausalLM::embed(autograd::Tape& tape, const nn::Tokens& tokens) {
   if (parts_.info.absolute_positions)
-    AM_CHECK(tokens.sequence <= parts_.info.max_positions, Fault::kData,
+    AM_CHECK(tokens.positions_end() <= parts_.info.max_positions, Fault::kData,
              "a sequence of {} tokens is longer than the {} positions of the model; use shorter sequences",
-             tokens.sequence, parts_.info.max_positions);
+             tokens.positions_end(), parts_.info.max_positions);
   Var x = ops::embedding(tape, tokens.ids, parts_.token_embedding);
   if (!parts_.position_embedding) return x;
   return ops::add(x, ops::embedding(tape, tokens.positions, *parts_.position_embedding));
 }
 
 Var CausalLM::layer(int i, const Var& x, const nn::Tokens& tokens) {
-  return parts_.blocks[static_cast<size_t>(i)]->forward(x, tokens);
+  nn::Block& block = *parts_.blocks[static_cast<size_t>(i)];
+  if (tokens.cache == nullptr) return block.forward(x, tokens);
+  nn::Tokens here = tokens;
+  here.layer = i;
+  return block.forward(x, here);
 }
 
 ops::HeadLoss CausalLM::loss(const Var& x, const nn::Tokens& tokens, float grad_scale) {

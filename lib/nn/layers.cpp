@@ -24,6 +24,13 @@ ops::AttentionArgs attention_args(const AttentionSpec& spec, const Tokens& token
           .window = spec.window};
 }
 
+Var attend(const Var& qkv, const AttentionSpec& spec, const Tokens& tokens) {
+  ops::AttentionArgs args = attention_args(spec, tokens);
+  if (tokens.cache != nullptr)
+    return ops::attention(qkv, args, tokens.cache->layer(tokens.layer), tokens.cache->capacity());
+  return ops::attention(qkv, args, tokens.document_start);
+}
+
 }  // namespace
 
 Linear::Linear(const std::string& name, const LinearSpec& spec)
@@ -66,8 +73,8 @@ Var RotaryAttention::forward(const Var& x, const Tokens& tokens) {
   std::array<ops::Projection, 3> qkv_weights{q_.projection(), k_.projection(), v_.projection()};
   Var qkv = ops::linear(x, qkv_weights);
   if (q_norm_) qkv = ops::head_norm(qkv, *q_norm_, *k_norm_, spec_.layout, static_cast<float>(spec_.norm_eps));
-  qkv = ops::rope(qkv, tokens.positions, rope_.table(tokens.sequence, x.tape->allocator()), spec_.layout);
-  return o_.forward(ops::attention(qkv, attention_args(spec_, tokens), tokens.document_start));
+  qkv = ops::rope(qkv, tokens.positions, rope_.table(tokens.positions_end(), x.tape->allocator()), spec_.layout);
+  return o_.forward(attend(qkv, spec_, tokens));
 }
 
 void RotaryAttention::collect(std::vector<Param*>& out) {
@@ -87,7 +94,7 @@ FusedAttention::FusedAttention(const std::string& prefix, const AttentionSpec& s
          {spec.layout.heads * spec.layout.head_dim, spec.hidden, spec.output_bias, true, output_std}) {}
 
 Var FusedAttention::forward(const Var& x, const Tokens& tokens) {
-  return o_.forward(ops::attention(qkv_.forward(x), attention_args(spec_, tokens), tokens.document_start));
+  return o_.forward(attend(qkv_.forward(x), spec_, tokens));
 }
 
 void FusedAttention::collect(std::vector<Param*>& out) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "nn/kv_cache.h"
 #include "tensor/tensor.h"
 
 namespace automodel::nn {
@@ -14,6 +15,14 @@ struct Tokens {
   Tensor positions;       // i32 [T]; restart in every document of a packed row
   Tensor labels;          // i32 [T], -100 where ignored; undefined when no loss is wanted
   Tensor document_start;  // i32 [batch, sequence], see ops::AttentionArgs; undefined: one document per row
+
+  // Generation: what was seen before these tokens, which are added to it; null: nothing is kept. The first tokens of a
+  // text come together, the others one by one (sequence = 1). Not together with document_start.
+  KvCache* cache = nullptr;
+  int layer = 0;  // which of the cache's layers is at work; set by the model
+
+  // All positions are below this.
+  int64_t positions_end() const { return cache != nullptr ? cache->capacity() : sequence; }
 };
 
 }  // namespace automodel::nn

@@ -1,5 +1,7 @@
 #include "ops/attention.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace automodel::ops {
@@ -10,6 +12,15 @@ using autograd::Var;
 namespace {
 
 constexpr int64_t kMaxHeadDim = 256;  // the tiles of the CPU kernels (cpu/attention_product.h) hold no more
+
+void check(const Var& qkv, const AttentionArgs& args) {
+  const HeadLayout& layout = args.layout;
+  AM_CHECK(qkv.value.cols() == layout.width() && qkv.value.rows() == args.batch * args.sequence, Fault::kShape,
+           "attention: qkv has shape {}, expected [{}, {}]", qkv.value.shape().str(), args.batch * args.sequence,
+           layout.width());
+  AM_CHECK(layout.head_dim <= kMaxHeadDim, Fault::kShape, "attention: head_dim is {}; the kernels take at most {}",
+           layout.head_dim, kMaxHeadDim);
+}
 
 }  // namespace
 
@@ -27,12 +38,8 @@ Var rope(const Var& qkv, const Tensor& positions, const RopeTable& table, const 
 }
 
 Var attention(const Var& qkv, AttentionArgs args, const Tensor& document_start) {
+  check(qkv, args);
   const HeadLayout& layout = args.layout;
-  AM_CHECK(qkv.value.cols() == layout.width() && qkv.value.rows() == args.batch * args.sequence, Fault::kShape,
-           "attention: qkv has shape {}, expected [{}, {}]", qkv.value.shape().str(), args.batch * args.sequence,
-           layout.width());
-  AM_CHECK(layout.head_dim <= kMaxHeadDim, Fault::kShape, "attention: head_dim is {}; the kernels take at most {}",
-           layout.head_dim, kMaxHeadDim);
   const Kernels& k = kernels(qkv.value.device());
   Allocator& allocator = qkv.tape->allocator();
   Tensor out = Tensor::empty({qkv.value.rows(), layout.heads * layout.head_dim}, qkv.value.dtype(), allocator);
@@ -48,6 +55,34 @@ Var attention(const Var& qkv, AttentionArgs args, const Tensor& document_start) 
                             k.attention_backward(dqkv, g.dy(), g.saved(0), g.saved(1), g.saved(2), again);
                             g.pass(0, std::move(dqkv));
                           });
+}
+
+Var attention(const Var& qkv, const AttentionArgs& args, KeyValues& past, int64_t capacity) {
+  check(qkv, args);
+  AM_CHECK(!qkv.tape->recording(), Fault::kBug, "attention with kept keys and values has no gradient");
+  AM_CHECK((past.length == 0 || args.sequence == 1) && past.length + args.sequence <= capacity, Fault::kBug,
+           "attention: {} positions cannot follow {} of at most {}", args.sequence, past.length, capacity);
+  const HeadLayout& layout = args.layout;
+  const Kernels& k = kernels(qkv.value.device());
+  Allocator& allocator = qkv.tape->allocator();
+  if (!past.keys.defined()) {
+    int64_t slots = args.window > 0 ? std::min(args.window, capacity) : capacity;
+    Shape shape{args.batch * layout.kv_heads, slots, layout.head_dim};
+    past.keys = Tensor::empty(shape, qkv.value.dtype(), allocator);
+    past.values = Tensor::empty(shape, qkv.value.dtype(), allocator);
+  }
+  k.cache_write(past.keys, past.values, qkv.value, layout, past.length);
+  Var out = past.length == 0
+                ? attention(qkv, args, {})
+                : Var{Tensor::empty({args.batch, layout.heads * layout.head_dim}, qkv.value.dtype(), allocator),
+                      -1,
+                      qkv.tape,
+                      {}};
+  if (past.length > 0)
+    k.attention_decode(out.value, qkv.value, past.keys, past.values, layout,
+                       std::min(past.length + 1, past.keys.size(1)), args.scale);
+  past.length += args.sequence;
+  return out;
 }
 
 }  // namespace automodel::ops

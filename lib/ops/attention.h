@@ -20,4 +20,15 @@ autograd::Var rope(const autograd::Var& qkv, const Tensor& positions, const Rope
 // row) must match args.batch and args.sequence; args.document_start is set from it. Result [T, heads * head_dim].
 autograd::Var attention(const autograd::Var& qkv, AttentionArgs args, const Tensor& document_start);
 
+// What generation keeps of one layer. A layer with a sliding window keeps one window, as a ring.
+struct KeyValues {
+  Tensor keys;  // [batch * kv_heads, slots, head_dim] in the compute type; undefined before the first use
+  Tensor values;
+  int64_t length = 0;  // positions seen
+};
+
+// Attention of positions that follow those of `past`, which gains them. The first call takes any number of positions
+// and allocates for `capacity` of them; later ones take one (args.sequence = 1). On a tape that does not record.
+autograd::Var attention(const autograd::Var& qkv, const AttentionArgs& args, KeyValues& past, int64_t capacity);
+
 }  // namespace automodel::ops

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "ops/kernels.h"
+#include "ops/linear.h"
 
 namespace automodel::ops {
 
@@ -26,7 +26,7 @@ int64_t chunk_rows(int64_t rows, int64_t vocab) {
 
 Tensor head_logits(const Tensor& x, const Param& weight, Allocator& allocator) {
   Tensor logits = Tensor::empty({x.rows(), weight.value.size(0)}, DType::kF32, allocator, MemoryClass::kWorkspace);
-  kernels(x.device()).matmul(logits, x, weight.value, {.transpose_b = true});
+  product(logits, x, weight.value, {.transpose_b = true});
   return logits;
 }
 

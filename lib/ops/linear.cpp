@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "core/error.h"
-#include "ops/kernels.h"
 
 namespace automodel::ops {
 
@@ -43,11 +42,11 @@ Tensor joined(std::span<const Projection> ps, Member member) {
   return Tensor::wrap(first.raw(), {rows, first.size(1)}, first.dtype(), first.device());
 }
 
-void forward_each(const Kernels& k, const Tensor& y, const Tensor& x, std::span<const Projection> ps) {
+void forward_each(const Tensor& y, const Tensor& x, std::span<const Projection> ps) {
   int64_t column = 0;
   for (const Projection& p : ps) {
     const Tensor* bias = p.bias != nullptr ? &p.bias->value : nullptr;
-    k.matmul(y.columns(column, outs(p)), x, p.weight->value, {.transpose_b = !p.in_out, .bias = bias});
+    product(y.columns(column, outs(p)), x, p.weight->value, {.transpose_b = !p.in_out, .bias = bias});
     column += outs(p);
   }
 }
@@ -91,6 +90,11 @@ void weight_gradients(const Kernels& k, const Tensor& x, const Tensor& dy, std::
 
 }  // namespace
 
+void product(const Tensor& y, const Tensor& x, const Tensor& w, const MatmulArgs& args) {
+  const Kernels& k = kernels(x.device());
+  (x.rows() == 1 ? k.matmul_row : k.matmul)(y, x, w, args);
+}
+
 Var linear(const Var& x, std::span<const Projection> projections) {
   const Kernels& k = kernels(x.value.device());
   int64_t width = 0;
@@ -105,9 +109,9 @@ Var linear(const Var& x, std::span<const Projection> projections) {
   }
   Tensor y = Tensor::empty({x.value.rows(), width}, x.value.dtype(), x.tape->allocator());
   if (Tensor w = joined(projections, &Param::value); projections.size() > 1 && w.defined())
-    k.matmul(y, x.value, w, {.transpose_b = true});
+    product(y, x.value, w, {.transpose_b = true});
   else
-    forward_each(k, y, x.value, projections);
+    forward_each(y, x.value, projections);
 
   if (!x.tape->keeps({&x, 1}, trains)) return {std::move(y), -1, x.tape, {}};
   std::vector<Tensor> saved;

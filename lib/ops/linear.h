@@ -4,6 +4,7 @@
 #include <span>
 
 #include "autograd/tape.h"
+#include "ops/kernels.h"
 
 namespace automodel::ops {
 
@@ -21,5 +22,8 @@ autograd::Var linear(const autograd::Var& x, std::span<const Projection> project
 inline autograd::Var linear(const autograd::Var& x, const Projection& projection) {
   return linear(x, std::span(&projection, 1));
 }
+
+// y = x w, or x w^T with transpose_b, plus a bias; no gradient. A single row goes at the speed of reading w.
+void product(const Tensor& y, const Tensor& x, const Tensor& w, const MatmulArgs& args);
 
 }  // namespace automodel::ops

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -39,16 +40,52 @@ int32_t sample_token(std::span<const float> logits, const SamplingOptions& optio
   return order[keep - 1];
 }
 
+namespace {
+
+// What the model sees of a text that grows by one token after another.
+class Context {
+ public:
+  // The text will have at most `longest` tokens; the model sees at most `limit` of them (0: all).
+  Context(engine::Engine& engine, int64_t longest, int64_t limit)
+      : engine_(engine),
+        capacity_(limit > 0 ? std::min(longest, limit) : longest),
+        cache_(engine.make_cache(capacity_)) {}
+
+  // f32 [1, vocab]: the logits of what follows `ids`. The first call computes all of them, later ones the last alone.
+  // Where they are more than the model sees, it sees the last ones, each call at other positions: nothing can be kept.
+  Tensor next(std::span<const int32_t> ids) {
+    if (static_cast<int64_t>(ids.size()) > capacity_) {
+      cache_.reset();
+      return last_logits(to_tokens(ids.last(static_cast<size_t>(capacity_)), engine_.allocator()));
+    }
+    int64_t known = cache_->length();
+    nn::Tokens tokens =
+        to_tokens(ids.subspan(static_cast<size_t>(known)), engine_.allocator(), static_cast<int32_t>(known));
+    tokens.cache = &*cache_;
+    return last_logits(tokens);
+  }
+
+ private:
+  Tensor last_logits(const nn::Tokens& tokens) {
+    int64_t last = tokens.sequence - 1;
+    return engine_.logits(tokens, std::span(&last, 1));
+  }
+
+  engine::Engine& engine_;
+  int64_t capacity_;
+  std::optional<nn::KvCache> cache_;
+};
+
+}  // namespace
+
 std::vector<int32_t> generate(engine::Engine& engine, std::vector<int32_t> prompt, const SamplingOptions& options,
                               const std::function<void(int32_t)>& on_token) {
   AM_CHECK(!prompt.empty(), Fault::kUsage, "an empty prompt: give at least one token to continue");
   std::vector<int32_t> ids = std::move(prompt);
   std::vector<int32_t> made;
+  Context context(engine, static_cast<int64_t>(ids.size()) + options.max_new_tokens, options.context);
   while (static_cast<int64_t>(made.size()) < options.max_new_tokens) {
-    size_t seen = options.context > 0 ? std::min(ids.size(), static_cast<size_t>(options.context)) : ids.size();
-    nn::Tokens tokens = to_tokens(std::span(ids).last(seen), engine.allocator());
-    int64_t last = tokens.sequence - 1;
-    Tensor logits = engine.logits(tokens, std::span(&last, 1));
+    Tensor logits = context.next(ids);
     std::span<const float> row(logits.data<float>(), static_cast<size_t>(logits.cols()));
     int32_t id = sample_token(row, options, static_cast<int64_t>(made.size()));
     made.push_back(id);

@@ -37,10 +37,10 @@ nn::Tokens to_tokens(const data::Batch& batch, Allocator& allocator) {
   return tokens;
 }
 
-nn::Tokens to_tokens(std::span<const int32_t> ids, Allocator& allocator) {
+nn::Tokens to_tokens(std::span<const int32_t> ids, Allocator& allocator, int32_t first) {
   auto n = static_cast<int64_t>(ids.size());
   std::vector<int32_t> positions(ids.size());
-  std::iota(positions.begin(), positions.end(), 0);
+  std::iota(positions.begin(), positions.end(), first);
   nn::Tokens tokens;
   tokens.batch = 1;
   tokens.sequence = n;

@@ -116,6 +116,7 @@ struct Run {
 
   // What dropout multiplies a weight by, from its definition.
   double factor(int64_t row, int64_t h, int64_t i, int64_t j) const {
+    if (args.dropout.p == 0) return 1;
     double threshold = std::round(static_cast<double>(args.dropout.p) * 0x1p32);
     auto sample = static_cast<uint64_t>(samples[row]);
     auto words = philox({static_cast<uint32_t>(i), static_cast<uint32_t>(j / 4), static_cast<uint32_t>(sample),
@@ -165,10 +166,11 @@ Expected reference(Run& run) {
       if (run.sees(row, i, j)) total += p[j] = std::exp(p[j] - highest);
     e.lse[(row * layout.heads + h) * sequence + i] = highest + std::log(total);
     double* out = &e.out[token * out_width + h * d];
-    for (int64_t j = 0; j <= i; ++j)
-      if (run.sees(row, i, j))
-        for (int64_t c = 0; c < d; ++c)
-          out[c] += run.factor(row, h, i, j) * p[j] / total * qkv[(first + j) * width + v_at + c];
+    for (int64_t j = 0; j <= i; ++j) {
+      if (!run.sees(row, i, j)) continue;
+      double kept = run.factor(row, h, i, j) * p[j] / total;
+      for (int64_t c = 0; c < d; ++c) out[c] += kept * qkv[(first + j) * width + v_at + c];
+    }
     for (int64_t c = 0; c < d; ++c) {
       float rounded = static_cast<float>(out[c]);
       delta += g[c] * (rounds ? to_float(to_bf16(rounded)) : rounded);

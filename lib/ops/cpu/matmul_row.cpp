@@ -6,8 +6,10 @@
 namespace automodel::ops::cpu::AUTOMODEL_ISA {
 namespace {
 
-constexpr int kRows = 4;                      // rows of b in flight: as many chains of sums as hide an addition
-constexpr int64_t kPartRows = 64;             // rows of b, not transposed, that are summed into one partial result
+constexpr int kChains = 4;                    // as many sums at once as hide an addition
+constexpr int64_t kAhead = 3072;              // bytes: what is asked of memory before it is needed
+constexpr int kTogether = 4;                  // rows of b, not transposed, that are added at once
+constexpr int64_t kPartRows = 64;             // rows of b that are summed into one partial result
 constexpr int64_t kPartColumns = 2048;        // and its columns: they stay in the first cache
 constexpr int64_t kThreadsFrom = 2 * kGrain;  // elements of b
 
@@ -19,30 +21,26 @@ struct Product {
   const In* bias;  // may be nullptr
   int64_t n, k, stride;
 
-  // c[i .. i + count), each the dot product of a row of b with a.
-  template <int kCount>
-  AM_INLINE void dots(int64_t i) const {
-    VecF sums[kCount] = {};
-    const In* row = b + i * stride;
-    for_vectors(0, k, [&](int64_t j, int64_t m) {
-      VecF x = load_n(a + j, m);
+  // The dot product of a with one row of b, in kChains chains of sums.
+  AM_INLINE float dot(const In* row) const {
+    VecF sums[kChains] = {};
+    int64_t j = 0;
+    for (; j + kChains * kLanes <= k; j += kChains * kLanes)
 #pragma GCC unroll 4
-      for (int r = 0; r < kCount; ++r) sums[r] += load_n(row + r * stride + j, m) * x;
-    });
-    for (int r = 0; r < kCount; ++r) {
-      VecF sum = VecF{} + sum_lanes(sums[r]) + (bias == nullptr ? 0.0f : load_some(bias + i + r, 1)[0]);
-      store_some(c + i + r, sum, 1);
-    }
+      for (int q = 0; q < kChains; ++q) {
+        __builtin_prefetch(row + j + q * kLanes + kAhead / static_cast<int64_t>(sizeof(In)));
+        sums[q] += load(row + j + q * kLanes) * load(a + j + q * kLanes);
+      }
+    for_vectors(j, k, [&](int64_t i, int64_t m) { sums[0] += load_n(row + i, m) * load_n(a + i, m); });
+    return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
 
+  // One row of b after the other: as one stream, memory gives the most.
   void transposed() const {
-    int64_t groups = n / kRows;
-#pragma omp parallel if (n * k >= kThreadsFrom)
-    {
-#pragma omp for schedule(static) nowait
-      for (int64_t g = 0; g < groups; ++g) dots<kRows>(g * kRows);
-#pragma omp for schedule(static)
-      for (int64_t i = groups * kRows; i < n; ++i) dots<1>(i);
+#pragma omp parallel for schedule(static) if (n * k >= kThreadsFrom)
+    for (int64_t i = 0; i < n; ++i) {
+      float sum = dot(b + i * stride) + (bias == nullptr ? 0.0f : load_some(bias + i, 1)[0]);
+      store_some(c + i, all(sum), 1);
     }
   }
 
@@ -50,14 +48,14 @@ struct Product {
   void add_rows(float* partial, int64_t k0, int64_t k1, int64_t j, int64_t count) const {
     for_vectors(0, count, [&](int64_t i, int64_t m) { store_n(partial + i, VecF{}, m); });
     int64_t r = k0;
-    for (; r + kRows <= k1; r += kRows) {
-      VecF x[kRows];
-      for (int i = 0; i < kRows; ++i) x[i] = all(load_some(a + r + i, 1)[0]);
+    for (; r + kTogether <= k1; r += kTogether) {
+      VecF x[kTogether];
+      for (int i = 0; i < kTogether; ++i) x[i] = all(load_some(a + r + i, 1)[0]);
       const In* row = b + r * stride + j;
       for_vectors(0, count, [&](int64_t i, int64_t m) {
         VecF sum = load_n(partial + i, m);
 #pragma GCC unroll 4
-        for (int q = 0; q < kRows; ++q) sum += load_n(row + q * stride + i, m) * x[q];
+        for (int q = 0; q < kTogether; ++q) sum += load_n(row + q * stride + i, m) * x[q];
         store_n(partial + i, sum, m);
       });
     }

@@ -39,20 +39,21 @@ class PlannedRank {
   // Runs a step of `run` microbatches in which the tokens of `held` are in memory.
   MemoryStats step(int64_t run, int64_t held) {
     traffic_ = {};
-    allocator_->reset_peaks();
-    MemoryStats stats;
-    stats.current = allocator_->stats().current;
-    stats.current_total = allocator_->stats().current_total;
-    Tensor others =
-        Tensor::empty({(held - run) * batch_bytes_of_one()}, DType::kU8, *allocator_, MemoryClass::kWorkspace);
-    std::vector<nn::Tokens> tokens;
-    for (int64_t i = 0; i < run; ++i) tokens.push_back(tokens_of(request_.microbatch, *allocator_));
-    if (request_.before_step) request_.before_step(*ranks_);
-    engine_.step({.microbatches = tokens, .label_tokens = 1});
-    if (request_.after_step) request_.after_step(*ranks_);
-    stats.peak = allocator_->stats().peak;
-    stats.peak_total = allocator_->stats().peak_total;
-    return stats;
+    return watch([&] {
+      Tensor others =
+          Tensor::empty({(held - run) * batch_bytes_of_one()}, DType::kU8, *allocator_, MemoryClass::kWorkspace);
+      std::vector<nn::Tokens> tokens;
+      for (int64_t i = 0; i < run; ++i) tokens.push_back(tokens_of(request_.microbatch, *allocator_));
+      if (request_.before_step) request_.before_step(*ranks_);
+      engine_.step({.microbatches = tokens, .label_tokens = 1});
+      if (request_.after_step) request_.after_step(*ranks_);
+    });
+  }
+
+  MemoryStats evaluate() {
+    return watch([&] {
+      for (const BatchShape& shape : request_.evaluations) engine_.evaluate(tokens_of(shape, *allocator_));
+    });
   }
 
   // Bytes of the tokens of one microbatch.
@@ -70,6 +71,18 @@ class PlannedRank {
   const std::vector<UnitPlan>& units() const { return units_; }
 
  private:
+  // What was in use before `body`, and the peaks during it.
+  template <class Body>
+  MemoryStats watch(const Body& body) {
+    allocator_->reset_peaks();
+    MemoryStats before = allocator_->stats();
+    body();
+    MemoryStats stats = allocator_->stats();
+    stats.current = before.current;
+    stats.current_total = before.current_total;
+    return stats;
+  }
+
   const RankRequest& request_;
   std::unique_ptr<Allocator> allocator_;
   Traffic traffic_;
@@ -96,7 +109,7 @@ nn::Tokens tokens_of(const BatchShape& shape, Allocator& allocator) {
 
 int64_t RankPlan::peak(MemoryClass memory_class) const {
   auto i = static_cast<size_t>(memory_class);
-  return std::max(first.peak[i], steady.peak[i]);
+  return std::max({first.peak[i], steady.peak[i], evaluation.peak[i]});
 }
 
 RankPlan plan_rank(const RankRequest& request) {
@@ -119,6 +132,8 @@ RankPlan plan_rank(const RankRequest& request) {
     middle.add(rank.traffic(), -1);
     plan.traffic.add(middle, request.accumulation - run);
   }
+  // Last: it leaves the root gathered, which would save the step after it that call.
+  if (!request.evaluations.empty()) plan.evaluation = rank.evaluate();
   return plan;
 }
 

@@ -5,6 +5,7 @@
 // Runs in time linear in the number of layers, whatever the number of ranks, of microbatches and the sizes.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <vector>
@@ -32,7 +33,8 @@ struct RankRequest {
   int world_size = 1;
   std::string axis = "world";  // what the communicator of the data-parallel ranks is called
   BatchShape microbatch;
-  int64_t accumulation = 1;  // microbatches of a step
+  int64_t accumulation = 1;             // microbatches of a step
+  std::vector<BatchShape> evaluations;  // batches of the validation sets: the largest of each
   // What the caller's ranks tell each other in every step besides the engine's own calls. May be empty.
   std::function<void(comm::Communicator&)> before_step, after_step;
 };
@@ -50,12 +52,13 @@ struct RankPlan {
   std::vector<UnitPlan> units;  // the root (embeddings, final norm, head), then the layers
   MemoryStats first;            // of the first step: `current` before it, peaks during it
   MemoryStats steady;           // the same of every later step
+  MemoryStats evaluation;       // the same of a validation between two steps; zeros without one
   int64_t batch_bytes = 0;      // of the token tensors of a step, which are workspace
   Traffic traffic;              // of one step
 
   // Over the whole run.
   int64_t peak(MemoryClass memory_class) const;
-  int64_t peak_total() const { return std::max(first.peak_total, steady.peak_total); }
+  int64_t peak_total() const { return std::max({first.peak_total, steady.peak_total, evaluation.peak_total}); }
 };
 
 RankPlan plan_rank(const RankRequest& request);

@@ -37,16 +37,24 @@ Samples samples_of(const data::UnsupportedDataset& c) {
   fail(Fault::kBug, "dataset: {} has no shape", c.target);
 }
 
+Samples samples_of(const data::DatasetConfig& dataset) {
+  return std::visit([](const auto& c) { return samples_of(c); }, dataset);
+}
+
+plan::BatchShape shape_of(const Samples& samples, int64_t rows, const data::DataloaderConfig& loader) {
+  int64_t multiple = loader.collate_fn.pad_seq_len_divisible;
+  return {rows, (samples.length + multiple - 1) / multiple * multiple, samples.packed};
+}
+
 }  // namespace
 
 BatchPlan plan_batch(const RecipeConfig& recipe, int64_t dp_size) {
-  Samples samples = std::visit([](const auto& c) { return samples_of(c); }, recipe.dataset);
+  Samples samples = samples_of(recipe.dataset);
   const StepSchedulerConfig& s = recipe.step_scheduler;
-  int64_t multiple = recipe.dataloader.collate_fn.pad_seq_len_divisible;
   int64_t local = recipe.dataloader.batch_size.value_or(s.local_batch_size);
 
   BatchPlan plan;
-  plan.microbatch = {local, (samples.length + multiple - 1) / multiple * multiple, samples.packed};
+  plan.microbatch = shape_of(samples, local, recipe.dataloader);
   plan.global_batch = s.global_batch_size;
   plan.accumulation = accumulation_steps(s.global_batch_size, local, dp_size).value_or(1);
   plan.dp_size = dp_size;
@@ -67,6 +75,15 @@ BatchPlan plan_batch(const RecipeConfig& recipe, int64_t dp_size) {
   plan.accumulation = std::min(plan.accumulation, batches);
   plan.microbatch.rows = std::min(local, (*samples.count + dp_size - 1) / dp_size);
   return plan;
+}
+
+std::vector<plan::BatchShape> validation_batches(const RecipeConfig& recipe) {
+  std::vector<plan::BatchShape> shapes;
+  const data::DataloaderConfig& loader = recipe.validation_dataloader;
+  for (const auto& [name, dataset] : recipe.validation_datasets)
+    shapes.push_back(
+        shape_of(samples_of(dataset), loader.batch_size.value_or(recipe.step_scheduler.local_batch_size), loader));
+  return shapes;
 }
 
 }  // namespace automodel::train

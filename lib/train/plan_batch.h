@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "plan/rank_plan.h"
 #include "train/recipe_config.h"
@@ -26,5 +27,8 @@ struct BatchPlan {
 // The batch sizes were checked against `dp_size` (check_against_world). Throws Error(kData) when an epoch is too short
 // for one batch.
 BatchPlan plan_batch(const RecipeConfig& recipe, int64_t dp_size);
+
+// The largest batch of each validation set.
+std::vector<plan::BatchShape> validation_batches(const RecipeConfig& recipe);
 
 }  // namespace automodel::train

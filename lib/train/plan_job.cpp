@@ -40,6 +40,7 @@ JobPlan plan_job(const Job& job) {
   request.axis = "dp";
   request.microbatch = shape;
   request.accumulation = plan.batch.accumulation;
+  request.evaluations = validation_batches(job.config());
   bool measures_utilisation = job.config().mfu.peak_tflops.has_value();
   request.before_step = [](comm::Communicator& ranks) { sum_counts({}, ranks); };
   request.after_step = [measures_utilisation](comm::Communicator& ranks) {

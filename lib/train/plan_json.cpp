@@ -60,6 +60,7 @@ Json memory_json(const plan::RankPlan& p) {
   return {{"peak", p.peak_total()},
           {"peak_first_step", p.first.peak_total},
           {"peak_later_steps", p.steady.peak_total},
+          {"peak_validation", p.evaluation.peak_total > 0 ? Json(p.evaluation.peak_total) : Json(nullptr)},
           {"between_steps", p.steady.current_total},
           {"classes", classes},
           {"master_weights", master},

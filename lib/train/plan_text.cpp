@@ -108,7 +108,9 @@ std::string memory_table(const KindPlan& kind, const Job& job) {
   for (MemoryClass c : kClasses)
     text += row(fmt::format("  {}", name_of(c)), human_bytes(p.steady.current[static_cast<size_t>(c)]),
                 human_bytes(p.peak(c)), class_note(c, job, p));
-  text += row("  in all", human_bytes(p.steady.current_total), human_bytes(p.peak_total()), "the most at one time");
+  std::string when = p.evaluation.peak_total == p.peak_total() ? ", in a validation" : "";
+  text +=
+      row("  in all", human_bytes(p.steady.current_total), human_bytes(p.peak_total()), "the most at one time" + when);
   return text;
 }
 

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <map>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -41,40 +43,38 @@ struct Folder {
   fs::path path;
 };
 
-using Tokens = std::vector<std::string>;
-
 std::string recipe_file(const std::string& name) {
   return std::string(AUTOMODEL_SOURCE_DIR) + "/recipes/" + name;
 }
 
 // What makes a recipe small enough for a test; its structure stays.
-std::map<std::string, Tokens> small(const Folder& folder) {
+std::map<std::string, std::string> small(const Folder& folder) {
+  const std::string text = folder.file("text.txt");
   return {
-      {"quickstart.yaml",
-       {"--dataset.path", folder.file("text.txt"), "--validation_dataset.path", folder.file("text.txt"),
-        "--dataset.seq_len", "32", "--validation_dataset.seq_len", "32", "--model.config.hidden_size", "40",
-        "--model.config.intermediate_size", "64", "--step_scheduler.global_batch_size", "24",
-        "--step_scheduler.local_batch_size", "4"}},
-      {"mock/smoke.yaml", {"--step_scheduler.global_batch_size", "24"}},
-      {"gpt2/pretrain.yaml",
-       {"--dataset.file_pattern", folder.file("tokens.bin"), "--dataset.seq_len", "48", "--model.config.vocab_size",
-        "640", "--model.config.n_embd", "48", "--model.config.n_layer", "3", "--step_scheduler.global_batch_size", "24",
-        "--step_scheduler.local_batch_size", "2"}},
-      {"llama/finetune.yaml",
-       {"--dataset.path", folder.file("text.txt"), "--validation_dataset.path", folder.file("text.txt"),
-        "--dataset.seq_len", "40", "--validation_dataset.seq_len", "40", "--tokenizer", "byte",
-        "--step_scheduler.global_batch_size", "12", "--model.pretrained_model_name_or_path",
-        folder.file("pretrained/LATEST")}},
+      {"quickstart.yaml", "--dataset.path " + text + " --validation_dataset.path " + text +
+                              " --dataset.seq_len 32 --dataset.validation_fraction 0.3"
+                              " --validation_dataset.seq_len 48 --validation_dataset.validation_fraction 0.3"
+                              " --model.config.hidden_size 40 --model.config.intermediate_size 64"
+                              " --step_scheduler.global_batch_size 24 --step_scheduler.local_batch_size 4"},
+      {"mock/smoke.yaml", "--step_scheduler.global_batch_size 24"},
+      {"gpt2/pretrain.yaml", "--dataset.file_pattern " + folder.file("tokens.bin") +
+                                 " --dataset.seq_len 48 --model.config.vocab_size 640 --model.config.n_embd 48"
+                                 " --model.config.n_layer 3 --step_scheduler.global_batch_size 24"
+                                 " --step_scheduler.local_batch_size 2"},
+      {"llama/finetune.yaml", "--dataset.path " + text + " --validation_dataset.path " + text +
+                                  " --dataset.seq_len 40 --validation_dataset.seq_len 40 --tokenizer byte"
+                                  " --step_scheduler.global_batch_size 12 --model.pretrained_model_name_or_path " +
+                                  folder.file("pretrained/LATEST")},
   };
 }
 
-train::RecipeSource shrunk(const std::string& name, const Folder& folder, Tokens more = {}) {
+// A recipe with what makes it small, and more.
+train::RecipeSource shrunk(const std::string& name, const Folder& folder, const std::string& more) {
   auto all = small(folder);
   auto found = all.find(name);
   REQUIRE_MESSAGE(found != all.end(), "a new recipe: add what makes it small to this test");
-  Tokens tokens = found->second;
-  tokens.insert(tokens.end(), more.begin(), more.end());
-  return {recipe_file(name), tokens};
+  std::istringstream words(found->second + " --lr_scheduler none " + more);
+  return {recipe_file(name), {std::istream_iterator<std::string>(words), {}}};
 }
 
 std::vector<std::string> all_recipes() {
@@ -90,6 +90,7 @@ std::vector<std::string> all_recipes() {
 struct Seen {
   std::vector<int64_t> peaks;
   std::vector<plan::Traffic> traffic;
+  int64_t validation_peak = 0;  // after the last step
 };
 
 // The trainer starts its records anew after each step and tells the signals then, so the calls between two signals,
@@ -120,16 +121,17 @@ Seen train_and_watch(const train::RecipeSource& recipe, comm::World& world) {
     peak = 0;
     return 0;
   });
+  seen.validation_peak = made.engine().allocator().stats().peak_total;
   return seen;
 }
 
 // A model folder as the finetuning recipe wants it, made by the program itself.
 void make_pretrained(const Folder& folder) {
   auto world = comm::World::single();
-  auto job = train::prepare(shrunk("quickstart.yaml", folder,
-                                   {"--step_scheduler.max_steps", "1", "--lr_scheduler", "none",
-                                    "--checkpoint.checkpoint_dir", folder.file("pretrained")}),
-                            1, true);
+  auto job =
+      train::prepare(shrunk("quickstart.yaml", folder,
+                            "--step_scheduler.max_steps 1 --checkpoint.checkpoint_dir " + folder.file("pretrained")),
+                     1, true);
   train::Trainer(job, world).run({});
 }
 
@@ -145,10 +147,10 @@ TEST_CASE("what is planned for every recipe is what its training allocates and s
     for (int ranks : {1, 2, 3}) {
       CAPTURE(name);
       CAPTURE(ranks);
-      auto source =
-          shrunk(name, folder,
-                 {"--step_scheduler.max_steps", "3", "--lr_scheduler", "none", "--step_scheduler.val_every_steps",
-                  "100", "--checkpoint.enabled", "false", "--checkpoint.checkpoint_dir", folder.file("run")});
+      auto source = shrunk(name, folder,
+                           "--step_scheduler.max_steps 3 --step_scheduler.val_every_steps 100"
+                           " --checkpoint.enabled false --checkpoint.checkpoint_dir " +
+                               folder.file("run"));
       std::vector<Seen> seen(static_cast<size_t>(ranks));
       test::run_mesh(
           ranks, [&](comm::World& world) { seen[static_cast<size_t>(world.rank())] = train_and_watch(source, world); });
@@ -169,6 +171,7 @@ TEST_CASE("what is planned for every recipe is what its training allocates and s
             sum += error;
             ++n;
           }
+          if (!job.config().validation_datasets.empty()) CHECK(kind.plan.evaluation.peak_total == real.validation_peak);
           // From one signal to the next: a whole step.
           CHECK(kind.plan.traffic == real.traffic[1]);
           CHECK(kind.plan.traffic == real.traffic[2]);

@@ -12,13 +12,13 @@ namespace automodel::distributed {
 struct DDPConfig {
   // Overwritten by the set-up's own value, as in FSDP2Config.
   ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;
-  CheckpointScope activation_checkpointing_scope{"all"};
+  CheckpointScope activation_checkpointing_scope = {"all"};
   bool broadcast_buffers = false;
   bool find_unused_parameters = false;
   bool static_graph = false;
-  std::optional<double> bucket_cap_mb;  // MiB of gradients per reduction; null: 25
+  std::optional<double> bucket_cap_mb = std::nullopt;  // MiB of gradients per reduction; null: 25
   bool gradient_as_bucket_view = false;
-  std::optional<DType> autocast_dtype;
+  std::optional<DType> autocast_dtype = std::nullopt;
 };
 void describe(config::Fields<DDPConfig>&);
 

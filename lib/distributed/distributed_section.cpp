@@ -142,8 +142,7 @@ namespace {
 // The section of a tree, with the keywords set.
 config::Node section_of(const SectionRequest& request, config::Report& report) {
   const config::Node* found = request.config.find("distributed");
-  const bool nested = found && (found->is_map() || found->is_null());
-  config::Node section = nested ? *found : request.config;
+  config::Node section = found && found->is_map() ? *found : request.config;
   if (section.is_null()) section = config::Node::map();
   if (!section.is_map()) {
     report.add({"distributed", fmt::format("expected a mapping, got {}", config::show(section)), "", section.origin()});

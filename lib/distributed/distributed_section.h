@@ -21,8 +21,8 @@ struct SectionOf {
   Strategy strategy = Strategy::kFsdp2;
   ParallelismSizes sizes;
   ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;
-  std::optional<PipelineConfig> pipeline;
-  std::optional<MoEParallelizerConfig> moe;
+  std::optional<PipelineConfig> pipeline = std::nullopt;
+  std::optional<MoEParallelizerConfig> moe = std::nullopt;
   Options options;
 };
 using FSDP2Section = SectionOf<FSDP2Config>;
@@ -77,7 +77,7 @@ struct SectionWorld {
 std::optional<DistributedSetup> resolve_section(const DistributedSection& section, const SectionWorld& world,
                                                 config::Problems& problems, std::vector<config::Problem>& warnings);
 
-// From a tree that holds a `distributed` section, or is one: everything at once, as DistributedSetup::build does from
+// From a tree that holds a `distributed` mapping, or is one: everything at once, as DistributedSetup::build does from
 // structs. `keywords` are keys of the section that win over it unless they are null. Without a time limit of its own
 // the tree's dist_env.timeout_minutes counts. Throws Error(kConfig) with every mistake.
 struct SectionRequest {

@@ -61,10 +61,10 @@ struct SetupRequest {
 struct DistributedSetup {
   MeshContext mesh_context;
   StrategyConfig strategy_config;
-  std::optional<PipelineConfig> pipeline_config;             // exactly when pp_size is above 1
-  std::optional<MoEParallelizerConfig> moe_parallel_config;  // exactly when ep_size is above 1
+  std::optional<PipelineConfig> pipeline_config = std::nullopt;             // exactly when pp_size is above 1
+  std::optional<MoEParallelizerConfig> moe_parallel_config = std::nullopt;  // exactly when ep_size is above 1
   ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;
-  std::optional<double> timeout_minutes;  // the longest that ranks wait for each other
+  std::optional<double> timeout_minutes = std::nullopt;  // the longest that ranks wait for each other
 
   Strategy strategy() const { return distributed::strategy_of(strategy_config); }
 

@@ -12,7 +12,8 @@
 namespace automodel::distributed {
 
 struct MegatronFSDPConfig {
-  std::optional<std::vector<std::string>> megatron_fsdp_unit_modules;  // class paths; null: the model's layers
+  std::optional<std::vector<std::string>> megatron_fsdp_unit_modules =
+      std::nullopt;              // class paths; null: the model's layers
   int64_t zero_dp_strategy = 3;  // what is cut: 1 optimizer state, 2 gradients too, 3 weights too
   bool init_fsdp_with_meta_device = false;
   bool grad_reduce_in_fp32 = false;

@@ -44,7 +44,7 @@ class Grid {
     rows_ = mesh.size() / inner_.size;
     for (const comm::MeshAxis& axis : outer_) label_width_.push_back(axis.name.size() + digits(axis.size - 1) + 1);
     const int most = *std::max_element(mesh.ranks().begin(), mesh.ranks().end());
-    cell_ = std::max(digits(most), wide() ? 2 : inner_.name.size() + digits(inner_.size - 1) + 1);
+    cell_ = inner_.size == 1 ? digits(most) : std::max(digits(most), inner_.name.size() + digits(inner_.size - 1) + 1);
   }
 
   std::string text() {

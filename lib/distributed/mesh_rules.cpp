@@ -87,8 +87,9 @@ std::optional<int64_t> data_parallel_size(const MeshRequest& request, const Size
   if (!s.dp) {
     if (world % others == 0) return world / others;
     const char* key = largest_key(s);
-    const int64_t asked = std::string_view(key) == "tp_size" ? s.tp : std::string_view(key) == "cp_size" ? s.cp : s.pp;
-    const int64_t rest = others / asked;
+    const bool tp = std::string_view(key) == "tp_size", cp = std::string_view(key) == "cp_size";
+    const int64_t asked = tp ? s.tp : cp ? s.cp : s.pp;
+    const int64_t rest = tp ? times(s.cp, s.pp) : cp ? times(s.tp, s.pp) : times(s.tp, s.cp);
     const std::string hint =
         world % rest == 0
             ? fmt::format("write {}: {}, or start a multiple of {} ranks", key, nearest_divisors(world / rest, asked),
@@ -191,6 +192,12 @@ std::optional<MeshContext> build_mesh(const MeshRequest& request, config::Proble
     return std::nullopt;
   }
   if (!check_positive(asked, problems)) return std::nullopt;
+  if (request.job_size && request.ranks.empty() && *request.job_size != request.world_size) {
+    problems.add("world_size",
+                 fmt::format("the set-up is for {} ranks, but the job has {}", request.world_size, *request.job_size),
+                 "use all ranks, or name those of the mesh with `ranks`");
+    return std::nullopt;
+  }
   const Sizes s{asked.dp_replicate_size.value_or(1),
                 asked.tp_size,
                 asked.pp_size,

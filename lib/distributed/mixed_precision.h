@@ -9,9 +9,9 @@
 namespace automodel::distributed {
 
 struct MixedPrecisionPolicy {
-  std::optional<DType> param_dtype;   // gathered weights and compute; null: the type of the model
-  std::optional<DType> reduce_dtype;  // gradients on the wire; null: as param_dtype
-  std::optional<DType> output_dtype;  // what a unit hands on; null: as param_dtype
+  std::optional<DType> param_dtype = std::nullopt;   // gathered weights and compute; null: the type of the model
+  std::optional<DType> reduce_dtype = std::nullopt;  // gradients on the wire; null: as param_dtype
+  std::optional<DType> output_dtype = std::nullopt;  // what a unit hands on; null: as param_dtype
   bool cast_forward_inputs = true;
 
   // What a recipe without mp_policy means: bf16 weights, fp32 reduction, bf16 outputs. A policy that is written

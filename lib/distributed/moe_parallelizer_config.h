@@ -10,11 +10,11 @@
 namespace automodel::distributed {
 
 struct MoEParallelizerConfig {
-  bool ignore_router_for_ac = true;        // activation checkpointing keeps the router's choice instead of repeating it
-  bool reshard_after_forward = false;      // fsdp2's option of that name wins when it is set
-  std::optional<DType> lm_head_precision;  // float32: the head is a unit of its own
+  bool ignore_router_for_ac = true;    // activation checkpointing keeps the router's choice instead of repeating it
+  bool reshard_after_forward = false;  // fsdp2's option of that name wins when it is set
+  std::optional<DType> lm_head_precision = std::nullopt;  // float32: the head is a unit of its own
   bool wrap_outer_model = true;
-  std::optional<MixedPrecisionPolicy> mp_policy;  // null: fsdp2's
+  std::optional<MixedPrecisionPolicy> mp_policy = std::nullopt;  // null: fsdp2's
 };
 void describe(config::Fields<MoEParallelizerConfig>&);
 

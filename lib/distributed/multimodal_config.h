@@ -15,8 +15,8 @@ namespace automodel::distributed {
 // Vision towers whose images or frames are spread over the context-parallel ranks, by cuts of equal cost.
 struct CpVisionFrameShardingConfig {
   bool enabled = false;
-  std::vector<std::string> mesh_dims{"cp"};  // nothing else is possible
-  int64_t min_tokens = 2048;                 // below any of these a step is not spread
+  std::vector<std::string> mesh_dims = {"cp"};  // nothing else is possible
+  int64_t min_tokens = 2048;                    // below any of these a step is not spread
   int64_t min_frames = 32;
   int64_t min_local_patch_rows = 96;
   // An image of p patches costs p * (p + alpha); "auto": 3 * the tower's hidden size.
@@ -25,7 +25,7 @@ struct CpVisionFrameShardingConfig {
 void describe(config::Fields<CpVisionFrameShardingConfig>&);
 
 struct MultimodalVisionConfig {
-  CpVisionFrameShardingConfig frame_sharding;
+  CpVisionFrameShardingConfig frame_sharding = {};
 };
 void describe(config::Fields<MultimodalVisionConfig>&);
 
@@ -35,7 +35,7 @@ void describe(config::Names<FrozenSharding>&);
 
 struct MultimodalDistributedConfig {
   FrozenSharding frozen_sharding = FrozenSharding::kRoot;
-  MultimodalVisionConfig vision;
+  MultimodalVisionConfig vision = {};
 };
 void describe(config::Fields<MultimodalDistributedConfig>&);
 

@@ -9,8 +9,9 @@
 namespace automodel::distributed {
 
 struct ParallelismSizes {
-  std::optional<int64_t> dp_size;  // replicas included; null, 0 or less: what the other sizes leave of the job
-  std::optional<int64_t> dp_replicate_size;  // copies of the sharded model (fsdp2); null: 1
+  std::optional<int64_t> dp_size =
+      std::nullopt;  // replicas included; null, 0 or less: what the other sizes leave of the job
+  std::optional<int64_t> dp_replicate_size = std::nullopt;  // copies of the sharded model (fsdp2); null: 1
   int64_t tp_size = 1;
   int64_t pp_size = 1;
   int64_t cp_size = 1;

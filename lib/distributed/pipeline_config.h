@@ -17,18 +17,20 @@ void describe(config::Names<StageRounding>&);
 
 struct PipelineConfig {
   std::optional<std::string> pp_schedule = "1f1b";  // see find_schedule()
-  std::optional<std::string> pp_schedule_csv;       // a schedule of one's own; then pp_schedule only places stages
-  int64_t pp_microbatch_size = 1;                   // rows
-  int64_t pp_batch_size = 1;                        // rows per run of the schedule; a recipe's local_batch_size wins
-  std::optional<int64_t> layers_per_stage;          // decides how many stages there are
-  std::optional<StageRounding> round_virtual_stages_to_pp_multiple;
-  std::optional<std::vector<std::vector<std::string>>> module_fqns_per_model_part;  // what each stage holds
+  std::optional<std::string> pp_schedule_csv =
+      std::nullopt;                // a schedule of one's own; then pp_schedule only places stages
+  int64_t pp_microbatch_size = 1;  // rows
+  int64_t pp_batch_size = 1;       // rows per run of the schedule; a recipe's local_batch_size wins
+  std::optional<int64_t> layers_per_stage = std::nullopt;  // decides how many stages there are
+  std::optional<StageRounding> round_virtual_stages_to_pp_multiple = std::nullopt;
+  std::optional<std::vector<std::vector<std::string>>> module_fqns_per_model_part =
+      std::nullopt;  // what each stage holds
   bool patch_inner_model = true;
   bool patch_causal_lm_model = true;
   bool patch_stage_backward_maybe_with_nosync = false;
-  std::optional<DType> dtype;  // of what crosses stages; in a recipe null means what the policy hands on
+  std::optional<DType> dtype = std::nullopt;  // of what crosses stages; in a recipe null means what the policy hands on
   bool scale_grads_in_schedule = false;
-  std::optional<int64_t> pp_seq_len;
+  std::optional<int64_t> pp_seq_len = std::nullopt;
 };
 void describe(config::Fields<PipelineConfig>&);
 

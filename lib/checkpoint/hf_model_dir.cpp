@@ -110,7 +110,10 @@ fs::path find_model_dir(const ModelLocation& location) {
   if (is_folder(name)) return name;
   AM_CHECK(!is_there(name), Fault::kCheckpoint, "{}: is a file; name the folder that holds config.json and the weights",
            name);
-  AM_CHECK(looks_like_hub_id(name), Fault::kCheckpoint, "{}: there is no such model folder", name);
+  AM_CHECK(looks_like_hub_id(name), Fault::kCheckpoint,
+           "{}: there is no such model folder; name one that holds config.json and the weights, or a hub id (org/name) "
+           "that is in the local cache",
+           name);
 
   fs::path cache = location.cache_dir.empty() ? hub_cache() : location.cache_dir;
   fs::path found = cached_snapshot(cache, name, location.revision);

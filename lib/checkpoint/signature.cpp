@@ -64,6 +64,11 @@ json rope_field(const json& config, const std::string& name) {
   return plain ? json() : scaling;
 }
 
+// A number of the signature as config.json writes it.
+std::string shown(const std::string& value) {
+  return value.ends_with(".0") ? value.substr(0, value.size() - 2) : value;
+}
+
 }  // namespace
 
 Signature make_signature(const std::string& config_json, std::string_view model_id, bool peft) {
@@ -88,7 +93,7 @@ std::vector<std::string> differences(const Signature& saved, const Signature& no
   for (const auto& [field, value] : saved) {
     auto other = now.find(field);
     if (other != now.end() && other->second != value)
-      lines.push_back(fmt::format("{}: {} in the checkpoint, {} now", field, value, other->second));
+      lines.push_back(fmt::format("{}: {} in the checkpoint, {} now", field, shown(value), shown(other->second)));
   }
   return lines;
 }

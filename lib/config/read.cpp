@@ -89,6 +89,10 @@ void Walk::damage(const std::string& path, std::string message, std::string hint
 void Walk::expected(const Type& type, const Node& node, const std::string& path, const FieldSpec* field,
                     std::string hint) {
   if (hint.empty() && node.is_null()) hint = "leave the key out for its default";
+  // An override without a value means true.
+  const Source* source = node.origin().source.get();
+  if (source && source->flag && source->lines.front() == source->name)
+    hint = fmt::format("the value is missing: {} VALUE", source->name);
   const std::string what = describe_type(type, field);
   const char* joint = what.starts_with("one of") ? ";" : ",";
   damage(path, fmt::format("expected {}{} got {}", what, joint, show(node)), std::move(hint), node.origin());

@@ -12,7 +12,7 @@ namespace {
 
 using Kind = Type::Kind;
 
-// By last component, then by whole name.
+// By last component; a bare word also by whole name.
 std::string nearest_target(const std::string& text, const std::vector<std::string>& known) {
   const auto last = [](const std::string& name) { return name.substr(name.rfind('.') + 1); };
   std::vector<std::string> lasts;
@@ -21,7 +21,7 @@ std::string nearest_target(const std::string& text, const std::vector<std::strin
   for (size_t i = 0; i < known.size(); ++i) {
     if (!near.empty() && lasts[i] == near) return known[i];
   }
-  return nearest(text, known);
+  return text.find('.') == std::string::npos ? nearest(text, known) : "";
 }
 
 // Whether a node was written as the type itself, without any conversion.

@@ -248,6 +248,16 @@ class Ignore : public YAML::EventHandler {
   void OnMapEnd() override {}
 };
 
+std::string syntax_hint(const Origin& at) {
+  for (int line = std::max(1, at.line - 1); line <= std::min<int>(at.line, static_cast<int>(at.source->lines.size()));
+       ++line) {
+    const std::string& text = at.source->lines[static_cast<size_t>(line - 1)];
+    if (text.substr(0, text.find_first_not_of(" \t")).find('\t') != std::string::npos)
+      return fmt::format("line {} is indented with a tab; YAML wants spaces", line);
+  }
+  return "check the indentation, colons, quotes and brackets around here";
+}
+
 void parse(std::string_view text, YAML::EventHandler& handler) {
   std::istringstream stream{std::string(text)};
   YAML::Parser parser(stream);
@@ -270,7 +280,7 @@ Node parse_yaml(std::string_view text, std::string_view name, const Environment&
   } catch (const YAML::Exception& error) {
     Origin origin{source, 1, 1};
     if (!error.mark.is_null()) origin = {source, error.mark.line + 1, error.mark.column + 1};
-    fail_at(origin, "not valid YAML: " + error.msg, "check the indentation, colons, quotes and brackets around here");
+    fail_at(origin, "not valid YAML: " + error.msg, syntax_hint(origin));
   }
   Node root = builder.take();
   if (!root.origin().source) root.set_origin({source, 1, 1});

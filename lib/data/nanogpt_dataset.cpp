@@ -34,7 +34,9 @@ class TokenFile {
       return;
     }
     AM_CHECK(bytes.size() % 2 == 0, Fault::kData,
-             "{}: no nanoGPT header, and {} bytes are no whole number of uint16 tokens either", path, bytes.size());
+             "{}: no nanoGPT header, and {} bytes are no whole number of uint16 tokens either; give a .bin file of "
+             "token ids",
+             path, bytes.size());
     count_ = static_cast<int64_t>(bytes.size() / 2);
     log::info("{}: no header; read as {} uint16 tokens", path, count_);
   }

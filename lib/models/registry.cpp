@@ -18,20 +18,29 @@ std::string where(const config::Node& node) {
 
 }  // namespace
 
-const Family& family_of(const config::Node& config) {
+const Family* find_family(const config::Node& config, config::Report& report) {
   const config::Node* type = config.find("model_type");
   std::vector<std::string> names;
-  std::string list;
   for (const Family* family : families()) {
     names.emplace_back(family->model_type);
-    list += (list.empty() ? "" : ", ") + names.back();
-    if (type != nullptr && type->is_string() && type->as_string() == family->model_type) return *family;
+    if (type != nullptr && type->is_string() && type->as_string() == family->model_type) return family;
   }
-  if (type == nullptr || !type->is_string())
-    fail(Fault::kCheckpoint, "{}: there is no model_type; supported are {}", where(config), list);
-  std::string near = config::nearest(type->as_string(), names);
-  fail(Fault::kCheckpoint, "{}: model_type '{}' is not supported; supported are {}{}", where(config), type->as_string(),
-       list, near.empty() ? "" : " (did you mean '" + near + "'?)");
+  const std::string supported = "supported are " + config::joined(names, ", ");
+  if (type == nullptr || !type->is_string()) {
+    report.add({"model_type", "there is no model_type", supported, config.origin()});
+    return nullptr;
+  }
+  const std::string near = config::nearest(type->as_string(), names);
+  report.add({"model_type", fmt::format("model_type '{}' is not supported", type->as_string()),
+              near.empty() ? supported : fmt::format("did you mean '{}'? {}", near, supported), type->origin()});
+  return nullptr;
+}
+
+const Family& family_of(const config::Node& config) {
+  config::Report report;
+  if (const Family* family = find_family(config, report)) return *family;
+  const config::Problem& problem = report.problems().front();
+  fail(Fault::kCheckpoint, "{}: {}; {}", where(config), problem.message, problem.hint);
 }
 
 std::vector<std::string> field_names(const Family& family) {

@@ -37,6 +37,9 @@ const std::vector<const Family*>& families();
 // the value, the supported ones and the nearest.
 const Family& family_of(const config::Node& config);
 
+// The same as a value: nothing, and a problem at `model_type`, instead of an Error.
+const Family* find_family(const config::Node& config, config::Report& report);
+
 // The fields that a config.json of this family may be expected to have: those that the family reads, under all their
 // names, and those that every config has. Real files hold others too.
 std::vector<std::string> field_names(const Family& family);

@@ -32,11 +32,8 @@ std::string fill_for_evaluation(engine::Engine& engine, Job& job) {
       return "weights of the checkpoint " + found.point->folder.string();
     }
   }
-  if (job.source.weights) {
-    load_weights(engine, *job.source.model, job.source.weights->tensors());
-    return "weights of " + job.source.weights->folder().string();
-  }
-  engine.initialise(static_cast<uint64_t>(job.config().base_seed()));
+  fill_weights(engine, job.source, static_cast<uint64_t>(job.config().base_seed()));
+  if (job.source.weights) return "weights of " + job.source.weights->folder().string();
   return "initial weights: there is no checkpoint in " + checkpoint.checkpoint_dir;
 }
 

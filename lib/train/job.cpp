@@ -4,51 +4,78 @@
 
 #include "core/error.h"
 #include "data/sampler.h"
+#include "models/capabilities.h"
+#include "train/mistakes.h"
+#include "train/placement.h"
 
 namespace automodel::train {
 namespace {
 
-// Tokenizers by what names them, so that datasets share one.
-class Tokenizers {
- public:
-  explicit Tokenizers(Job& job) : job_(job) {}
+std::shared_ptr<const data::Tokenizer> open_tokenizer(const Job& job, const data::DatasetConfig& dataset) {
+  auto named = tokenizer_for(job.config(), dataset);
+  if (!named) return nullptr;
+  std::shared_ptr<const data::Tokenizer> tokenizer = data::make_tokenizer(*named);
+  data::check_fits(*tokenizer, job.source.model->info().vocab_size);
+  return tokenizer;
+}
 
-  std::shared_ptr<const data::Tokenizer> of(const data::DatasetConfig& dataset) {
-    auto named = tokenizer_for(job_.config(), dataset);
-    if (!named) return nullptr;
-    std::shared_ptr<const data::Tokenizer> made = data::make_tokenizer(*named);
-    data::check_fits(*made, job_.source.model->info().vocab_size);
-    return made;
-  }
-
- private:
-  Job& job_;
-};
-
-std::shared_ptr<const data::Dataset> open_dataset(Job& job, const data::DatasetConfig& config, const std::string& key,
-                                                  std::shared_ptr<const data::Tokenizer>* tokenizer) {
-  std::shared_ptr<const data::Tokenizer> own =
-      data::needs_tokenizer(config) || tokenizer_for(job.config(), config) ? Tokenizers(job).of(config) : nullptr;
-  AM_CHECK(own != nullptr || !data::needs_tokenizer(config), Fault::kConfig,
-           "{}: {}.tokenizer: the text needs a tokenizer and the recipe names none; write `tokenizer: byte`, or the "
-           "folder of "
-           "a Hugging Face tokenizer",
-           job.recipe.node.origin().source ? job.recipe.node.origin().source->name : "recipe", key);
+std::shared_ptr<const data::Dataset> open_dataset(const Job& job, const data::DatasetConfig& config,
+                                                  const data::Tokenizer* tokenizer) {
   std::shared_ptr<const data::Dataset> dataset =
-      data::make_dataset(config, own.get(), static_cast<uint64_t>(job.config().base_seed()));
+      data::make_dataset(config, tokenizer, static_cast<uint64_t>(job.config().base_seed()));
   int64_t vocab = job.source.model->info().vocab_size;
   if (auto bound = dataset->id_bound(); bound && *bound > vocab)
     fail(Fault::kData,
-         "{}: it has token ids up to {}, the model's vocab_size is {}; use the tokenizer of the model, or give "
-         "the model.config at least {} embeddings",
-         key, *bound - 1, vocab, *bound);
-  if (tokenizer != nullptr) *tokenizer = std::move(own);
+         "there are token ids up to {}, the model's vocab_size is {}; use the tokenizer of the model, or give the "
+         "model.config at least {} embeddings",
+         *bound - 1, vocab, *bound);
   return dataset;
 }
 
-void open_training(Job& job) {
+// The key of the recipe that names a dataset's tokenizer.
+std::string tokenizer_key(const Job& job, const std::string& key) {
+  if (job.recipe.node.at_path(key + ".tokenizer") != nullptr) return key + ".tokenizer";
+  return job.config().tokenizer ? "tokenizer" : source_key(job.config().model);
+}
+
+// The key of the recipe that names a dataset's files.
+std::string files_key(const Job& job, const std::string& key) {
+  for (const char* name : {".path", ".file_pattern"})
+    if (job.recipe.node.at_path(key + name) != nullptr) return key + name;
+  return key;
+}
+
+// A dataset and its tokenizer, which becomes the job's if it has none.
+std::shared_ptr<const data::Dataset> open_one(Job& job, const data::DatasetConfig& config, const std::string& key,
+                                              Mistakes& mistakes) {
+  std::shared_ptr<const data::Tokenizer> tokenizer;
+  std::shared_ptr<const data::Dataset> dataset;
+  const config::Node& recipe = job.recipe.node;
+  const bool known =
+      mistakes.attempt(recipe, tokenizer_key(job, key), [&] { tokenizer = open_tokenizer(job, config); });
+  if (known && (tokenizer || !data::needs_tokenizer(config)))
+    mistakes.attempt(recipe, files_key(job, key), [&] { dataset = open_dataset(job, config, tokenizer.get()); });
+  if (dataset && !job.tokenizer) job.tokenizer = std::move(tokenizer);
+  return dataset;
+}
+
+// Opens every dataset that can be opened.
+void open_data(Job& job, bool for_training, Mistakes& mistakes) {
+  if (mistakes.has_stray_section() || !intact(mistakes.report(), {"tokenizer", "seed", "rng"})) return;
   const RecipeConfig& config = job.config();
-  job.dataset = open_dataset(job, config.dataset, "dataset", &job.tokenizer);
+  const bool sound = intact(mistakes.report(), {"validation_dataset*"});
+  if (for_training && intact(mistakes.report(), {"dataset"}))
+    job.dataset = open_one(job, config.dataset, "dataset", mistakes);
+  if (!sound) return;
+  for (const auto& [name, dataset] : config.validation_datasets) {
+    std::string key = name == "default" ? "validation_dataset" : "validation_dataset_" + name;
+    job.validation[name] = open_one(job, dataset, key, mistakes);
+  }
+}
+
+// How many steps there are, and the learning rate of each.
+void count_steps(Job& job) {
+  const RecipeConfig& config = job.config();
   int64_t local = config.dataloader.batch_size.value_or(config.step_scheduler.local_batch_size);
   job.batches_per_epoch =
       data::batches_per_epoch(job.dataset->size(), local, job.world_size, config.dataloader.drop_last);
@@ -81,13 +108,22 @@ Job read_job(const RecipeSource& source, int world_size, bool for_training, conf
   Job job;
   job.recipe = load_recipe(source, report);
   job.world_size = world_size;
-  if (report.empty() && for_training) job.setup = check_against_world(job.recipe, world_size, report);
+  if (for_training && job.recipe.distributed_reads && intact(report, {"step_scheduler"}))
+    job.setup = check_against_world(job.recipe, world_size, report);
   return job;
 }
 
-void open_source(Job& job, ModelParts parts) {
-  job.source = open_model(job.config().model, parts);
-  job.precision = distributed::precision_of(job.config().distributed, job.source.storage);
+// Opens the model, if its section is right, and holds it against the sizes of the axes.
+void open_source(Job& job, ModelParts parts, Mistakes& mistakes) {
+  const RecipeConfig& config = job.config();
+  if (!intact(mistakes.report(), {"model"})) return;
+  mistakes.attempt(job.recipe.node, source_key(config.model),
+                   [&] { job.source = open_model(config.model, parts, mistakes.report()); });
+  if (!job.source.model) return;
+  job.precision = distributed::precision_of(config.distributed, job.source.storage);
+  const config::Node* section = job.recipe.node.find("distributed");
+  config::Problems problems(mistakes.report(), section ? *section : job.recipe.node, "distributed");
+  models::check_capabilities(job.source.model->info(), distributed::sizes_of(config.distributed), problems);
 }
 
 void note_model(Job& job) {
@@ -98,49 +134,36 @@ void note_model(Job& job) {
 
 Job prepare(const RecipeSource& source, int world_size, bool for_training) {
   config::Report report;
+  Mistakes mistakes(report);
   Job job = read_job(source, world_size, for_training, report);
-  report.throw_if_any();
-  open_source(job, ModelParts::kAll);
-  job.signature = checkpoint::make_signature(job.source.config_json, job.source.id, false);
-  if (for_training) open_training(job);
-  for (const auto& [name, config] : job.config().validation_datasets) {
-    std::string key = name == "default" ? "validation_dataset" : "validation_dataset_" + name;
-    std::shared_ptr<const data::Tokenizer>* keep = job.tokenizer == nullptr ? &job.tokenizer : nullptr;
-    job.validation[name] = open_dataset(job, config, key, keep);
+  open_source(job, ModelParts::kAll, mistakes);
+  if (job.source.model) {
+    job.signature = checkpoint::make_signature(job.source.config_json, job.source.id, false);
+    open_data(job, for_training, mistakes);
+    const bool named = job.config().checkpoint.restore_from.has_value();
+    if (for_training && intact(report, {"checkpoint"}))
+      mistakes.attempt(job.recipe.node, named ? "checkpoint.restore_from" : "checkpoint.checkpoint_dir",
+                       [&] { find_checkpoint(job); });
   }
-  if (for_training) find_checkpoint(job);
+  mistakes.throw_if_any();
+  if (for_training) count_steps(job);
   note_model(job);
   return job;
 }
 
 Job prepare_from_config(const RecipeSource& source, int world_size, config::Report& report) {
+  Mistakes mistakes(report);
   Job job = read_job(source, world_size, true, report);
-  if (!report.empty()) return job;
-  open_source(job, ModelParts::kConfig);
-  note_model(job);
+  open_source(job, ModelParts::kConfig, mistakes);
+  if (job.source.model) note_model(job);
   return job;
 }
 
 engine::EngineOptions engine_options(const Job& job) {
   const RecipeConfig& config = job.config();
   engine::EngineOptions options;
-  options.unit.param_dtype = job.precision.param;
-  options.unit.reduce_dtype = job.precision.reduce;
-  const distributed::StrategyConfig strategy = distributed::options_of(config.distributed);
-  const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy);
-  options.unit.shard = fsdp2 != nullptr;
-  if (fsdp2 != nullptr) {
-    options.reshard_after_forward = fsdp2->reshard_after_forward;
-    options.defer_reduce = fsdp2->defer_fsdp_grad_sync;
-    if (fsdp2->enable_fsdp2_prefetch) {
-      options.prefetch = static_cast<int>(fsdp2->fsdp2_forward_prefetch_depth);
-      options.prefetch_backward = static_cast<int>(fsdp2->fsdp2_backward_prefetch_depth);
-    }
-  }
-  const distributed::CheckpointScope* scope = distributed::scope_of(strategy);
-  options.activation_checkpointing =
-      distributed::activation_checkpointing_of(config.distributed) == distributed::ActivationCheckpointing::kFull &&
-      scope != nullptr && distributed::covers_language(*scope);
+  place_by(options, distributed::options_of(config.distributed),
+           distributed::activation_checkpointing_of(config.distributed), job.precision);
   options.max_grad_norm = config.clip_grad_norm.max_norm;
   options.adam = optim::resolve(config.optimizer);
   options.group_overrides = optim::param_group_overrides(config.optimizer);

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <initializer_list>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -18,22 +19,23 @@ bool intact(const config::Report& report, std::initializer_list<std::string_view
 
 class Mistakes {
  public:
-  // Of the recipe.
+  // What is found goes to `report`, which outlives this object.
+  explicit Mistakes(config::Report& report) : report_(report) {}
   config::Report& report() { return report_; }
 
   // Whether a key at the top level is unknown: the section that it was meant to be may be missed elsewhere.
   bool has_stray_section() const;
 
-  // Runs a stage. An Error in it that is the user's to mend is kept; true when there was none.
-  bool attempt(const std::function<void()>& stage);
+  // Runs a stage that acts on a key of the recipe, such as "dataset.path". An Error in it that is the user's to mend
+  // becomes a problem at that key; true when there was none.
+  bool attempt(const config::Node& recipe, const std::string& key, const std::function<void()>& stage);
 
-  // Throws one Error with everything: the recipe's report, then the errors of the stages, equal ones once. Its fault is
-  // kConfig when the recipe is wrong itself, else the first error's.
+  // Throws one Error with everything. Its fault is the stages', when they found everything and agree, else kConfig.
   void throw_if_any() const;
 
  private:
-  config::Report report_;
-  std::vector<Error> errors_;
+  config::Report& report_;
+  std::vector<Fault> faults_;  // of the stages that failed
 };
 
 }  // namespace automodel::train

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "launch/launch.h"
+#include "train/auto_model.h"
 #include "train/commands.h"
 #include "train/evaluation.h"
 #include "train/generator.h"
@@ -54,27 +55,6 @@ std::vector<int32_t> prompt_of(const GenerateOptions& options, const data::Token
   return ids;
 }
 
-engine::EngineOptions evaluation_options() {
-  engine::EngineOptions options;
-  options.unit.param_dtype = DType::kF32;
-  options.trains = false;
-  return options;
-}
-
-// One rank, fp32: what a reader of the ids can reproduce anywhere.
-struct LoadedModel {
-  explicit LoadedModel(ModelSource opened)
-      : source(std::move(opened)),
-        allocator(make_cpu_allocator()),
-        engine(*source.model, world.global(), *allocator, evaluation_options()) {
-    load_weights(engine, *source.model, source.weights->tensors());
-  }
-  ModelSource source;
-  comm::World world = comm::World::single();
-  std::unique_ptr<Allocator> allocator;
-  engine::Engine engine;
-};
-
 }  // namespace
 
 int run_generate(const GenerateOptions& options) {
@@ -92,7 +72,13 @@ int run_generate(const GenerateOptions& options) {
   sampling.context = source.model->info().max_positions;
   sampling.stop_ids = stop_ids(source, tokenizer.get());
 
-  LoadedModel model(std::move(source));
+  comm::World world = comm::World::single();
+  // One rank, fp32: what a reader of the ids can reproduce anywhere.
+  source.storage = DType::kF32;
+  engine::EngineOptions evaluation;
+  evaluation.trains = false;
+  PlacedModel model(std::move(source), world, ResolvedSetup(), evaluation);
+  model.fill();
   bool stream = options.format == Format::kText;
   std::optional<data::StreamDecoder> decoder;
   if (tokenizer) decoder.emplace(*tokenizer, true);
@@ -105,7 +91,7 @@ int run_generate(const GenerateOptions& options) {
     for (int32_t id : prompt) lead += decoder->push(id);
   if (stream) show(lead);
   std::string text;
-  std::vector<int32_t> ids = generate(model.engine, prompt, sampling, [&](int32_t id) {
+  std::vector<int32_t> ids = generate(model.engine(), prompt, sampling, [&](int32_t id) {
     std::string piece = decoder ? decoder->push(id) : fmt::format("{} ", id);
     text += piece;
     if (stream) show(piece);

@@ -165,6 +165,11 @@ std::string config_source(const ModelSection& model) {
   return std::get<ModelConfigFields>(configured->config).pretrained_model_name_or_path.value_or("");
 }
 
+std::string source_key(const ModelSection& model) {
+  if (std::holds_alternative<PretrainedModel>(model)) return "model.pretrained_model_name_or_path";
+  return inline_fields(model) ? "model.config.pretrained_model_name_or_path" : "model.config";
+}
+
 std::string weights_source(const ModelSection& model) {
   const auto* configured = std::get_if<ConfiguredModel>(&model);
   return configured && !configured->load_base_model ? "" : config_source(model);

@@ -62,6 +62,8 @@ using ModelSection = std::variant<PretrainedModel, ConfiguredModel, UnsupportedM
 std::string config_source(const ModelSection& model);
 // The same for the weights; empty: the weights are new.
 std::string weights_source(const ModelSection& model);
+// The key of the recipe that names the config.
+std::string source_key(const ModelSection& model);
 const ModelCommon& common_of(const ModelSection& model);
 
 // The type of the model, given the type its checkpoint says (nothing for a new model).

@@ -39,10 +39,7 @@ void check_tying(const config::Node& base, const config::Node& changes, const st
 }
 
 // A field of the recipe that neither the config nor its family has, but whose neighbour they have, is a typing mistake.
-void check_names(const ModelSection& section, const config::Node& base, const config::Node& merged,
-                 config::Report& report) {
-  std::vector<std::string> known = models::field_names(models::family_of(merged));
-  for (const config::Entry& entry : base.entries()) known.push_back(entry.key);
+void check_names(const ModelSection& section, const std::vector<std::string>& known, config::Report& report) {
   const auto check = [&](const config::Node& fields, const std::string& place) {
     for (const config::Entry& entry : fields.entries()) {
       if (entry.key.starts_with("_") || std::ranges::find(known, entry.key) != known.end()) continue;
@@ -56,21 +53,27 @@ void check_names(const ModelSection& section, const config::Node& base, const co
   check(common_of(section).overrides, "model");
 }
 
-// Builds the model and adds its mistakes to the report, each with the key of the recipe where the recipe has it.
-std::unique_ptr<models::CausalLM> build(const ModelSection& section, const config::Node& config,
-                                        config::Report& report) {
+// Builds the model of `config`, which is `base` with the recipe's changes. Mistakes go to the report, with the key of
+// the recipe where the recipe has the field; then the result is null.
+std::unique_ptr<models::CausalLM> build(const ModelSection& section, const config::Node& base,
+                                        const config::Node& config, config::Report& report) {
   config::Report found;
-  auto model = models::family_of(config).build(config, found);
-  const config::Node* fields = inline_fields(section);
+  std::unique_ptr<models::CausalLM> model;
+  if (const models::Family* family = models::find_family(config, found)) {
+    std::vector<std::string> known = models::field_names(*family);
+    for (const config::Entry& entry : base.entries()) known.push_back(entry.key);
+    check_names(section, known, report);
+    model = family->build(config, found);
+  }
   for (config::Problem problem : found.problems()) {
     std::string field = problem.key.substr(0, problem.key.find('.'));
     if (common_of(section).overrides.find(field) != nullptr)
       problem.key = "model." + problem.key;
-    else if (fields != nullptr)
+    else if (inline_fields(section) != nullptr)
       problem.key = "model.config." + problem.key;
     report.add(std::move(problem));
   }
-  return model;
+  return report.empty() ? std::move(model) : nullptr;
 }
 
 // Writes down what the model's checkpoints need to say.
@@ -95,6 +98,13 @@ std::optional<DType> stored_type(const HfModelDir& dir) {
 }  // namespace
 
 ModelSource open_model(const ModelSection& section, ModelParts parts) {
+  config::Report report;
+  ModelSource source = open_model(section, parts, report);
+  report.throw_if_any();
+  return source;
+}
+
+ModelSource open_model(const ModelSection& section, ModelParts parts, config::Report& report) {
   ModelSource source;
   const ModelCommon& common = common_of(section);
   std::string weights = weights_source(section);
@@ -123,11 +133,11 @@ ModelSource open_model(const ModelSection& section, ModelParts parts) {
   }
   config::Node merged = base;
   merge(merged, changes);
-  config::Report report;
-  check_names(section, base, merged, report);
+  config::Report found;
   source.storage = model_dtype(section, stored);
-  source.model = build(section, merged, report);
-  report.throw_if_any();
+  source.model = build(section, base, merged, found);
+  for (const config::Problem& problem : found.problems()) report.add(problem);
+  if (source.model == nullptr) return source;
   finish(source, std::move(merged));
   if (source.weights) check_weights(*source.model, source.weights->tensors());
   return source;

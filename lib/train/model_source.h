@@ -32,6 +32,9 @@ enum class ModelParts {
 // that is wrong.
 ModelSource open_model(const ModelSection& section, ModelParts parts = ModelParts::kAll);
 
+// The same; what is wrong with the config goes to `report`, and then `model` is null.
+ModelSource open_model(const ModelSection& section, ModelParts parts, config::Report& report);
+
 // A model folder, a checkpoint, a run's checkpoint directory (its LATEST), or a hub id in the local cache.
 ModelSource open_folder(const std::string& name);
 

@@ -201,7 +201,8 @@ LoadedRecipe read_recipe(config::Node node, config::Report& report) {
   LoadedRecipe recipe;
   recipe.config = config::read<RecipeConfig>(node, report);
   const config::Node* section = node.find("distributed");
-  if (section && intact(report, {"distributed"})) {
+  recipe.distributed_reads = intact(report, {"distributed"});
+  if (section && recipe.distributed_reads) {
     check_engine_limits(recipe.config.distributed, *section, report);
   }
   for (config::Problem& warning : remarks.warnings) report.note(std::move(warning));

@@ -60,6 +60,7 @@ struct LoadedRecipe {
   RecipeConfig config;
   config::Node node;
   std::vector<config::Problem> notes;  // accepted keys that have no effect
+  bool distributed_reads = false;      // the section has no mistake, even if it asks for what cannot be trained yet
 
   // The resolved recipe as YAML, every key with its value; reading it gives the same recipe. Secrets are masked.
   std::string yaml(bool with_origins = false) const;

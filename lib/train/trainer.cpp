@@ -83,11 +83,9 @@ Trainer::~Trainer() = default;
 void Trainer::fill_weights() {
   if (job_.resume.point) {
     resume(*job_.resume.point);
-  } else if (job_.source.weights) {
-    auto summary = load_weights(engine_, *job_.source.model, job_.source.weights->tensors());
-    if (world_.is_main() && !summary.renamed.empty()) log::info("weights: {}", summary.renamed);
   } else {
-    engine_.initialise(static_cast<uint64_t>(job_.config().base_seed()));
+    auto summary = train::fill_weights(engine_, job_.source, static_cast<uint64_t>(job_.config().base_seed()));
+    if (summary && world_.is_main() && !summary->renamed.empty()) log::info("weights: {}", summary->renamed);
   }
 }
 

@@ -42,6 +42,12 @@ checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& m
   return summary;
 }
 
+std::optional<checkpoint::LoadSummary> fill_weights(engine::Engine& engine, ModelSource& source, uint64_t seed) {
+  if (source.weights) return load_weights(engine, *source.model, source.weights->tensors());
+  engine.initialise(seed);
+  return std::nullopt;
+}
+
 void load_optimizer(engine::Engine& engine, models::CausalLM& model, const checkpoint::TensorSet& source) {
   bool masters = source.find(kMaster + model.root_params()[0]->name) != nullptr;
   std::vector<checkpoint::LoadSlice> slices;

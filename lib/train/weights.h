@@ -1,12 +1,14 @@
 // Between the engine's shards and stored tensors: which region of which file each slice is.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "checkpoint/load.h"
 #include "checkpoint/save.h"
 #include "engine/engine.h"
+#include "train/model_source.h"
 
 namespace automodel::train {
 
@@ -14,6 +16,9 @@ namespace automodel::train {
 // checkpoint::load.
 checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& model,
                                      const checkpoint::TensorSet& source);
+
+// Weights of the source; initial values of the seed when it has none. The summary of what was read, if anything was.
+std::optional<checkpoint::LoadSummary> fill_weights(engine::Engine& engine, ModelSource& source, uint64_t seed);
 
 // Throws Error(kCheckpoint) that lists every missing, surplus and misshapen tensor; reads no weight.
 void check_weights(models::CausalLM& model, const checkpoint::TensorSet& source);

@@ -29,7 +29,7 @@ JobPlan plan_job(const Job& job) {
   JobPlan plan;
   models::CausalLM& model = *job.source.model;
   plan.parameters = nn::count_elements(model.params());
-  plan.batch = plan_batch(job.config(), job.world_size);
+  plan.batch = plan_batch(job.config(), job.setup->mesh_context.data_ranks());
   const plan::BatchShape& shape = plan.batch.microbatch;
   plan.step_flops = training_flops(model.info(), shape.rows, shape.cols) *
                     static_cast<double>(plan.batch.accumulation * plan.batch.dp_size);
@@ -37,7 +37,7 @@ JobPlan plan_job(const Job& job) {
   request.model = &model;
   request.options = engine_options(job);
   request.world_size = job.world_size;
-  request.axis = "dp";
+  request.axis = job.setup->mesh_context.loss_axis();
   request.microbatch = shape;
   request.accumulation = plan.batch.accumulation;
   request.evaluations = validation_batches(job.config());
@@ -51,7 +51,10 @@ JobPlan plan_job(const Job& job) {
     request.rank = kind.first;
     plan.kinds.push_back({kind, plan::plan_rank(request)});
   }
-  plan.warnings = job.warnings;
+  for (const config::Problem& note : job.recipe.notes)
+    plan.warnings.push_back(
+        fmt::format("{}: {}{}{}", note.key, note.message, note.hint.empty() ? "" : "; ", note.hint));
+  plan.warnings.insert(plan.warnings.end(), job.warnings.begin(), job.warnings.end());
   warn_of_length(job, plan);
   return plan;
 }

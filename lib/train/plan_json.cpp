@@ -1,6 +1,7 @@
 // The plan for programs: lib/plan/FORMAT.md says what each field means.
 #include <nlohmann/json.hpp>
 
+#include "distributed/setup_json.h"
 #include "train/plan_recipe.h"
 
 namespace automodel::train {
@@ -28,10 +29,16 @@ Json model_json(const PlannedRecipe& p) {
           {"tied_head", m.tied_head}};
 }
 
+// Without the groups, which grow with the ranks: --only distributed has them.
+Json setup_json(const Job& job) {
+  Json out = distributed::to_json(*job.setup, distributed::sizes_of(job.config().distributed));
+  out.erase("groups");
+  return out;
+}
+
 Json policy_json(const Job& job) {
   engine::EngineOptions o = engine_options(job);
-  return {{"strategy", o.unit.shard ? "fsdp2" : "ddp"},
-          {"param_dtype", name_of(job.precision.param)},
+  return {{"param_dtype", name_of(job.precision.param)},
           {"reduce_dtype", name_of(job.precision.reduce)},
           {"master_dtype", "float32"},
           {"optimizer_dtype", "float32"},
@@ -97,6 +104,7 @@ Json plan_object(const PlannedRecipe& p) {
   return {{"recipe", source ? Json(source->name) : Json(nullptr)},
           {"world_size", p.job.world_size},
           {"model", model_json(p)},
+          {"distributed", setup_json(p.job)},
           {"policies", policy_json(p.job)},
           {"batch", batch_json(p.plan.batch)},
           {"run", {{"steps", or_null(p.plan.batch.steps)}, {"epoch_steps", or_null(p.plan.batch.epoch_steps)}}},

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 
+#include "distributed/mesh_picture.h"
 #include "train/plan_recipe.h"
 
 namespace automodel::train {
@@ -31,7 +32,7 @@ std::string flops_text(double flops) {
 
 std::string model_line(const PlannedRecipe& p) {
   const models::ModelInfo& m = p.job.source.model->info();
-  return fmt::format("{}, {} parameters ({}): {} layers, hidden {}, {} heads ({} kv), vocab {}{}\n", m.model_type,
+  return fmt::format("{}, {} weights ({}): {} layers, hidden {}, {} heads ({} kv), vocab {}{}\n", m.model_type,
                      scaled(static_cast<double>(p.plan.parameters), {"", "k", "M", "B", "T", "", ""}),
                      grouped(p.plan.parameters), m.layers, m.hidden_size, m.heads, m.kv_heads, grouped(m.vocab_size),
                      m.tied_head ? ", tied head" : "");
@@ -42,9 +43,9 @@ std::string policy_lines(const Job& job) {
   std::string reshard = !o.reshard_after_forward   ? "every layer but the last"
                         : *o.reshard_after_forward ? "every layer"
                                                    : "no layer";
-  std::string text =
-      fmt::format("{}; compute in {}, reduce in {}, master weights and moments in float32\n",
-                  o.unit.shard ? "fsdp2" : "ddp", name_of(job.precision.param), name_of(job.precision.reduce));
+  std::string text = fmt::format("{}; compute in {}, reduce in {}, master weights and moments in float32\n",
+                                 distributed::name_of(job.setup->strategy()), name_of(job.precision.param),
+                                 name_of(job.precision.reduce));
   text += fmt::format("            activation checkpointing {}; gradients reduced after every {}\n",
                       o.activation_checkpointing ? "on" : "off", o.defer_reduce ? "step" : "microbatch");
   if (o.unit.shard && job.world_size > 1)
@@ -53,6 +54,14 @@ std::string policy_lines(const Job& job) {
         "backward\n",
         reshard, o.prefetch, o.prefetch_backward);
   return text;
+}
+
+std::string mesh_lines(const Job& job, int gpus_per_node) {
+  if (job.world_size == 1) return "";
+  const distributed::PictureOptions options{.gpus_per_node = gpus_per_node};
+  std::string groups = distributed::group_table(job.setup->mesh_context, options);
+  return "\nranks\n" + distributed::mesh_picture(job.setup->mesh_context, options) +
+         (groups.empty() ? "" : "\ngroups\n" + groups);
 }
 
 std::string batch_lines(const BatchPlan& b) {
@@ -101,7 +110,7 @@ std::string memory_table(const KindPlan& kind, const Job& job) {
   std::string whose = kind.ranks.count == 1 ? fmt::format("rank {}", kind.ranks.first)
                                             : fmt::format("each of ranks {}", rank_range(kind.ranks));
   auto row = [](const std::string& name, const std::string& between, const std::string& peak, const std::string& note) {
-    return fmt::format("{:<28}{:>15}{:>12}{}{}\n", name, between, peak, note.empty() ? "" : "   ", note);
+    return fmt::format("{:<32}{:>15}{:>12}{}{}\n", name, between, peak, note.empty() ? "" : "   ", note);
   };
   std::string text = "\n" + row("memory of " + whose, "between steps", "peak", "");
   const plan::RankPlan& p = kind.plan;
@@ -148,14 +157,16 @@ void change(std::string& text, const std::string& name, const std::string& befor
 
 }  // namespace
 
-std::string plan_text(const PlannedRecipe& p, int) {
+std::string plan_text(const PlannedRecipe& p, int gpus_per_node) {
   std::string name = p.job.recipe.node.origin().source ? p.job.recipe.node.origin().source->name : "";
   std::string text =
       fmt::format("{} on {} rank{}\n\n", name, grouped(p.job.world_size), p.job.world_size == 1 ? "" : "s");
   text += "model       " + model_line(p);
+  text += "mesh        " + distributed::mesh_line(p.job.setup->mesh_context) + "\n";
   text += "set-up      " + policy_lines(p.job);
   text += "batch       " + batch_lines(p.plan.batch);
   text += "run         " + run_line(p);
+  text += mesh_lines(p.job, gpus_per_node);
   for (const KindPlan& kind : p.plan.kinds) text += memory_table(kind, p.job);
   for (const KindPlan& kind : p.plan.kinds) text += traffic_table(kind);
   for (const std::string& warning : p.plan.warnings) text += fmt::format("\nwarning: {}", warning);

@@ -10,6 +10,7 @@
 #include "launch/launch.h"
 #include "train/commands.h"
 #include "train/generator.h"
+#include "train/plan_job.h"
 #include "train/ranks.h"
 #include "train/trainer.h"
 
@@ -100,7 +101,10 @@ int train_as_rank(Job& job, comm::World& world) {
 
 int start_ranks(const TrainOptions& options, const launch::Command& command) {
   // Everything is checked here once, so that no rank starts for a job that cannot run.
-  if (command.ranks > 0) prepare(options.recipe, command.ranks, true);
+  if (command.ranks > 0) {
+    Job job = prepare(options.recipe, command.ranks, true);
+    if (options.dry_run) log::info("{}", summary(job, plan_job(job)));
+  }
   if (options.dry_run) {
     fmt::print("{}\n", launch::shell_text(command));
     return 0;
@@ -126,6 +130,7 @@ int run_train(const TrainOptions& options) {
 
   Job job = prepare(options.recipe, ranks_here(), true);
   if (options.dry_run) {
+    log::info("{}", summary(job, plan_job(job)));
     fmt::print("one rank: this process trains by itself\n");
     return 0;
   }

@@ -3,37 +3,60 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <numeric>
 
 namespace automodel::models {
 
 namespace {
 
+// Something of the model that an axis cuts, and the sizes that can.
 struct Amount {
   int64_t count;
   const char* what;
+  bool may_be_uneven = false;
+
+  bool fits(int64_t size) const {
+    if (!may_be_uneven) return count % size == 0;
+    // Parts of ceil(count / size), the last one shorter; none may be empty.
+    return (size - 1) * ((count + size - 1) / size) < count;
+  }
+  std::string mismatch(const char* key, int64_t size) const {
+    if (may_be_uneven)
+      return fmt::format("{} {} leaves ranks without a part of the model's {} {}", key, size, count, what);
+    return fmt::format("{} {} does not divide the model's {} {}: {} = {} * {} + {}", key, size, count, what, count,
+                       size, count / size, count % size);
+  }
 };
+
+std::vector<int64_t> nearest_fitting(const std::vector<Amount>& amounts, int64_t asked) {
+  const auto fits = [&](int64_t size) {
+    return std::ranges::all_of(amounts, [&](const Amount& amount) { return amount.fits(size); });
+  };
+  int64_t most = amounts.front().count;
+  for (const Amount& amount : amounts) most = std::min(most, amount.count);
+  std::vector<int64_t> out;
+  for (int64_t below = std::min(asked - 1, most); below >= 1 && out.empty(); --below)
+    if (fits(below)) out.push_back(below);
+  for (int64_t above = asked + 1; above <= most; ++above)
+    if (fits(above)) {
+      out.push_back(above);
+      break;
+    }
+  return out;
+}
 
 std::string choice(const std::vector<int64_t>& sizes) {
   return sizes.size() == 2 ? fmt::format("{} or {}", sizes[0], sizes[1]) : fmt::format("{}", sizes[0]);
 }
 
-std::string uneven(const char* key, int64_t size, const Amount& amount) {
-  return fmt::format("{} {} does not divide the model's {} {}: {} = {} * {} + {}", key, size, amount.count, amount.what,
-                     amount.count, size, amount.count / size, amount.count % size);
-}
-
-// One violation for each amount that the axis cannot cut evenly.
-void check_division(const char* key, int64_t size, const std::vector<Amount>& amounts, std::vector<Violation>& out) {
-  std::vector<int64_t> counts;
-  for (const Amount& amount : amounts) counts.push_back(amount.count);
-  const std::vector<int64_t> fit_all = nearest_divisors(counts, size);
+// One violation for each amount that the axis cannot cut.
+void check_cuts(const char* key, int64_t size, const std::vector<Amount>& amounts, std::vector<Violation>& out) {
+  const std::vector<int64_t> fit_all = nearest_fitting(amounts, size);
   for (const Amount& amount : amounts) {
-    if (amount.count % size == 0) continue;
-    const std::vector<int64_t> fit_this = nearest_divisors({amount.count}, size);
-    std::string hint = fmt::format("the nearest sizes that divide {}: {}", amount.count, choice(fit_this));
+    if (amount.fits(size)) continue;
+    const std::vector<int64_t> fit_this = nearest_fitting({amount}, size);
+    std::string hint = fmt::format("the nearest sizes that fit: {}", choice(fit_this));
     if (fit_this != fit_all) hint += fmt::format("; that fit all of the model: {}", choice(fit_all));
-    out.push_back({key, uneven(key, size, amount), std::move(hint)});
+    out.push_back({key, amount.mismatch(key, size), std::move(hint)});
   }
 }
 
@@ -49,7 +72,7 @@ void check_stages(const ModelInfo& model, int64_t pp, int64_t stages_per_rank, s
 }
 
 void check_experts(const ModelInfo& model, int64_t ep, std::vector<Violation>& out) {
-  if (model.experts > 0) return check_division("ep_size", ep, {{model.experts, "experts"}}, out);
+  if (model.experts > 0) return check_cuts("ep_size", ep, {{model.experts, "experts"}}, out);
   if (ep == 1) return;
   out.push_back({"ep_size", fmt::format("ep_size is {}, but a {} model has no experts", ep, model.model_type),
                  "write ep_size: 1"});
@@ -57,30 +80,15 @@ void check_experts(const ModelInfo& model, int64_t ep, std::vector<Violation>& o
 
 }  // namespace
 
-std::vector<int64_t> nearest_divisors(const std::vector<int64_t>& amounts, int64_t asked) {
-  int64_t common = 0;
-  for (int64_t amount : amounts) common = std::gcd(common, amount);
-  std::vector<int64_t> out;
-  for (int64_t below = std::min(asked - 1, common); below >= 1 && out.empty(); --below)
-    if (common % below == 0) out.push_back(below);
-  for (int64_t above = asked; above <= common; ++above)
-    if (common % above == 0) {
-      out.push_back(above);
-      break;
-    }
-  return out;
-}
-
 std::vector<Violation> violations(const ModelInfo& model, const distributed::ParallelismSizes& sizes,
                                   int64_t stages_per_rank) {
   const auto at_least_one = [](int64_t size) { return std::max<int64_t>(1, size); };
   std::vector<Violation> out;
-  check_division("tp_size", at_least_one(sizes.tp_size),
-                 {{model.heads, "attention heads"},
-                  {model.kv_heads, "key/value heads"},
-                  {model.intermediate_size, "columns of the MLP (intermediate_size)"},
-                  {model.vocab_size, "tokens of the vocabulary (vocab_size)"}},
-                 out);
+  check_cuts("tp_size", at_least_one(sizes.tp_size),
+             {{model.heads, "attention heads"},
+              {model.kv_heads, "key/value heads"},
+              {model.vocab_size, "tokens of the vocabulary", true}},
+             out);
   const int64_t pp = at_least_one(sizes.pp_size);
   if (pp > 1) check_stages(model, pp, stages_per_rank, out);
   check_experts(model, at_least_one(sizes.ep_size), out);

@@ -17,16 +17,14 @@ struct Violation {
   std::string hint;     // the nearest sizes that fit
 };
 
-// Everything about the model that the sizes cannot cut evenly: tp divides attention heads, key/value heads, the MLP's
-// width and the vocabulary, pp leaves every stage a layer, ep divides the experts. Sizes of 0 or less count as 1.
-// `stages_per_rank`: pipeline stages on each rank (more than 1 for interleaved schedules).
+// Everything about the model that the sizes cannot cut: tp divides attention heads and key/value heads and gives every
+// rank some of the vocabulary (in parts of ceil(vocabulary / tp) rows, which need not come out even), pp leaves every
+// stage a layer, ep divides the experts. Sizes of 0 or less count as 1. `stages_per_rank`: pipeline stages on each rank
+// (more than 1 for interleaved schedules).
 std::vector<Violation> violations(const ModelInfo& model, const distributed::ParallelismSizes& sizes,
                                   int64_t stages_per_rank = 1);
 
 // The same as problems of the `distributed` section.
 void check_capabilities(const ModelInfo& model, const distributed::ParallelismSizes& sizes, config::Problems& problems);
-
-// The sizes nearest to `asked` that divide every one of `amounts`: at most one below and one above, ascending.
-std::vector<int64_t> nearest_divisors(const std::vector<int64_t>& amounts, int64_t asked);
 
 }  // namespace automodel::models

@@ -16,8 +16,8 @@ struct SamplingOptions {
   int64_t top_k = 0;       // sample among the k most likely; 0: all
   double top_p = 1;        // sample among the most likely whose probabilities sum to p
   uint64_t seed = 0;
-  std::vector<int32_t> stop_ids;  // generation ends after one of these
-  int64_t context = 0;            // the model sees at most so many of the last ids; 0: all
+  std::vector<int32_t> stop_ids = {};  // generation ends after one of these
+  int64_t context = 0;                 // the model sees at most so many of the last ids; 0: all
 };
 
 // The id that options choose from one row of logits, for the n-th new token (randomness depends on seed and n alone).

@@ -2,6 +2,7 @@
 #include "models/capabilities.h"
 
 #include <doctest/doctest.h>
+#include <fmt/core.h>
 
 #include "config/config.h"
 
@@ -48,7 +49,7 @@ TEST_CASE("Sizes that divide everything are no violation") {
 TEST_CASE("Heads that a tensor-parallel size does not divide are told with the nearest sizes") {
   CHECK(text(violations(llama(), with(16))) ==
         "tp_size | tp_size 16 does not divide the model's 8 key/value heads: 8 = 16 * 0 + 8 | the nearest sizes that "
-        "divide 8: 8\n");
+        "fit: 8\n");
   ModelInfo small = llama();
   small.heads = 9;
   small.kv_heads = 3;
@@ -56,22 +57,26 @@ TEST_CASE("Heads that a tensor-parallel size does not divide are told with the n
   small.vocab_size = 300;
   CHECK(text(violations(small, with(2))) ==
         "tp_size | tp_size 2 does not divide the model's 9 attention heads: 9 = 2 * 4 + 1 | the nearest sizes that "
-        "divide 9: 1 or 3\n"
+        "fit: 1 or 3\n"
         "tp_size | tp_size 2 does not divide the model's 3 key/value heads: 3 = 2 * 1 + 1 | the nearest sizes that "
-        "divide 3: 1 or 3\n");
+        "fit: 1 or 3\n");
 }
 
-TEST_CASE("The width of the MLP and the vocabulary count too") {
-  ModelInfo odd = llama();
-  odd.vocab_size = 50257;
-  odd.intermediate_size = 11009;
-  const auto found = violations(odd, with(2));
-  REQUIRE(found.size() == 2);
-  CHECK(found[0].message.find("11009 columns of the MLP") != std::string::npos);
-  CHECK(found[1].message ==
-        "tp_size 2 does not divide the model's 50257 tokens of the vocabulary (vocab_size): 50257 = "
-        "2 * 25128 + 1");
-  CHECK(found[1].hint == "the nearest sizes that divide 50257: 1 or 29; that fit all of the model: 1");
+TEST_CASE("The vocabulary may be cut unevenly, but every rank has a part of it") {
+  ModelInfo gpt2 = llama();
+  gpt2.vocab_size = 50257;
+  CHECK(violations(gpt2, with(2)).empty());
+  CHECK(violations(gpt2, with(8)).empty());
+  ModelInfo tiny = llama();
+  tiny.heads = tiny.kv_heads = 64;
+  tiny.vocab_size = 10;
+  CHECK(violations(tiny, with(2)).empty());
+  // Ten tokens on four ranks: 3, 3, 3, 1. On eight: 2, 2, 2, 2, 2 and nothing.
+  CHECK(violations(tiny, with(4)).empty());
+  CHECK(
+      text(violations(tiny, with(8))) ==
+      "tp_size | tp_size 8 leaves ranks without a part of the model's 10 tokens of the vocabulary | the nearest sizes "
+      "that fit: 5 or 10; that fit all of the model: 4\n");
 }
 
 TEST_CASE("Every pipeline stage needs a layer") {
@@ -89,7 +94,7 @@ TEST_CASE("Experts are divided, and a dense model has none") {
   moe.experts = 8;
   CHECK(violations(moe, with(1, 1, 4)).empty());
   CHECK(text(violations(moe, with(1, 1, 3))) ==
-        "ep_size | ep_size 3 does not divide the model's 8 experts: 8 = 3 * 2 + 2 | the nearest sizes that divide 8: 2 "
+        "ep_size | ep_size 3 does not divide the model's 8 experts: 8 = 3 * 2 + 2 | the nearest sizes that fit: 2 "
         "or 4\n");
   CHECK(text(violations(llama(), with(1, 1, 2))) ==
         "ep_size | ep_size is 2, but a llama model has no experts | write ep_size: 1\n");
@@ -100,24 +105,26 @@ TEST_CASE("All violations come at once, at the keys of the section") {
   config::Report report;
   config::Problems problems(report, section, "distributed");
   check_capabilities(llama(), with(3, 40, 2), problems);
-  REQUIRE(report.problems().size() == 5);
+  REQUIRE(report.problems().size() == 4);
   CHECK(report.problems()[0].key == "distributed.tp_size");
   CHECK(report.problems()[0].origin.text() == "r.yaml:1:11");
-  CHECK(report.problems()[3].key == "distributed.pp_size");
-  CHECK(report.problems()[4].key == "distributed.ep_size");
+  CHECK(report.problems()[2].key == "distributed.pp_size");
+  CHECK(report.problems()[3].key == "distributed.ep_size");
 }
 
-TEST_CASE("The nearest divisors are found on both sides") {
-  CHECK(nearest_divisors({32, 8}, 3) == std::vector<int64_t>{2, 4});
-  CHECK(nearest_divisors({12}, 5) == std::vector<int64_t>{4, 6});
-  CHECK(nearest_divisors({7}, 100) == std::vector<int64_t>{7});
-  CHECK(nearest_divisors({9, 6}, 2) == std::vector<int64_t>{1, 3});
-  for (int64_t n = 1; n <= 60; ++n)
-    for (int64_t asked = 1; asked <= 70; ++asked) {
-      const auto found = nearest_divisors({n}, asked);
-      REQUIRE(!found.empty());
-      for (int64_t d : found) CHECK(n % d == 0);
-      for (int64_t d = 1; d <= n; ++d)
-        if (n % d == 0) CHECK((d <= found.front() || d >= found.back()));
+TEST_CASE("The sizes in a hint fit, and none nearer does") {
+  for (int64_t heads = 1; heads <= 48; ++heads)
+    for (int64_t asked = 1; asked <= 60; ++asked) {
+      ModelInfo info = llama();
+      info.heads = info.kv_heads = heads;
+      info.vocab_size = 1 << 20;
+      const auto found = violations(info, with(asked));
+      REQUIRE(found.empty() == (heads % asked == 0));
+      if (found.empty()) continue;
+      int64_t below = asked, above = asked;
+      while (below >= 1 && heads % below != 0) --below;
+      while (above <= heads && heads % above != 0) ++above;
+      const std::string sizes = above <= heads ? fmt::format("{} or {}", below, above) : fmt::format("{}", below);
+      CHECK(found[0].hint == "the nearest sizes that fit: " + sizes);
     }
 }

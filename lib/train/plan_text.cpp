@@ -58,7 +58,7 @@ std::string policy_lines(const Job& job) {
 
 std::string mesh_lines(const Job& job, int gpus_per_node) {
   if (job.world_size == 1) return "";
-  const distributed::PictureOptions options{.gpus_per_node = gpus_per_node};
+  const distributed::PictureOptions options{.gpus_per_node = gpus_per_node, .max_columns = 8};
   std::string groups = distributed::group_table(job.setup->mesh_context, options);
   return "\nranks\n" + distributed::mesh_picture(job.setup->mesh_context, options) +
          (groups.empty() ? "" : "\ngroups\n" + groups);

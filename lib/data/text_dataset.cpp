@@ -1,61 +1,43 @@
 #include "data/text_dataset.h"
 
-#include <algorithm>
-
 #include "core/error.h"
-#include "core/file.h"
+#include "data/token_cache.h"
 
 namespace automodel::data {
 namespace {
 
 class TextDataset : public Dataset {
  public:
-  TextDataset(std::vector<int32_t> tokens, int64_t seq_len, std::string summary)
-      : tokens_(std::move(tokens)), seq_len_(seq_len), summary_(std::move(summary)) {}
+  // The tokens [begin, begin + count) of a text.
+  TextDataset(TokenStream tokens, int64_t begin, int64_t count, int64_t seq_len, std::string summary)
+      : tokens_(std::move(tokens)), begin_(begin), count_(count), seq_len_(seq_len), summary_(std::move(summary)) {}
 
-  int64_t size() const override { return (static_cast<int64_t>(tokens_.size()) - 1) / seq_len_; }
-
+  int64_t size() const override { return (count_ - 1) / seq_len_; }
   Sample at(int64_t index) const override {
-    auto begin = tokens_.begin() + index * seq_len_;
-    return sample_of_window({begin, begin + seq_len_ + 1});
+    return sample_of_window(tokens_.part(begin_ + index * seq_len_, seq_len_ + 1));
   }
-
-  std::optional<int64_t> id_bound() const override { return *std::max_element(tokens_.begin(), tokens_.end()) + 1; }
+  std::optional<int64_t> id_bound() const override { return tokens_.largest() + 1; }
   std::string summary() const override { return summary_; }
 
  private:
-  std::vector<int32_t> tokens_;
-  int64_t seq_len_;
+  TokenStream tokens_;
+  int64_t begin_, count_, seq_len_;
   std::string summary_;
 };
 
-std::vector<int32_t> encode_files(const std::vector<std::string>& files, const Tokenizer& tokenizer) {
-  std::vector<int32_t> stream;
-  for (const auto& file : files) {
-    MappedFile map(file);
-    AM_CHECK(!map.bytes().empty(), Fault::kData, "{}: the file is empty", file);
-    std::string_view text(reinterpret_cast<const char*>(map.bytes().data()), map.bytes().size());
-    std::vector<int32_t> ids;
-    try {
-      ids = tokenizer.encode(text, true);
-    } catch (const Error& error) {
-      fail(error.fault(), "{}: {}", file, error.what());
-    }
-    if (stream.empty()) {
-      stream = std::move(ids);
-    } else {
-      stream.insert(stream.end(), ids.begin(), ids.end());
-    }
-  }
-  return stream;
+TokenCache cache_of(const TextConfig& config) {
+  if (!config.token_cache) return {};
+  TokenCache cache = default_token_cache();
+  if (*config.token_cache != "auto") cache.folder = *config.token_cache;
+  return cache;
 }
 
 }  // namespace
 
 std::unique_ptr<Dataset> make_text_dataset(const TextConfig& config, const Tokenizer& tokenizer) {
   auto files = match_files(config.path);
-  std::vector<int32_t> stream = encode_files(files, tokenizer);
-  auto total = static_cast<int64_t>(stream.size());
+  TokenizedText text = tokenize(files, tokenizer, cache_of(config));
+  int64_t total = text.tokens.size();
   auto train = static_cast<int64_t>(static_cast<double>(total) * (1.0 - config.validation_fraction));
   bool is_train = config.split == Split::kTrain;
   AM_CHECK(is_train || config.validation_fraction > 0, Fault::kData,
@@ -68,16 +50,11 @@ std::unique_ptr<Dataset> make_text_dataset(const TextConfig& config, const Token
       "{}: the {} split has {} tokens (of {}), but one sample needs {} (seq_len {} and one more); lower seq_len or "
       "give more text",
       where, is_train ? "train" : "validation", count, total, config.seq_len + 1, config.seq_len);
-  if (is_train) {
-    stream.resize(static_cast<size_t>(train));
-  } else {
-    stream.erase(stream.begin(), stream.begin() + train);
-  }
-  stream.shrink_to_fit();
-  std::string summary =
-      fmt::format("text {}: {} tokens in the {} split, {} samples of {} tokens ({} tokenizer)", where, count,
-                  is_train ? "train" : "validation", (count - 1) / config.seq_len, config.seq_len, tokenizer.name());
-  return std::make_unique<TextDataset>(std::move(stream), config.seq_len, std::move(summary));
+  std::string summary = fmt::format("text {}: {} tokens in the {} split, {} samples of {} tokens ({} tokenizer){}",
+                                    where, count, is_train ? "train" : "validation", (count - 1) / config.seq_len,
+                                    config.seq_len, tokenizer.name(), text.note.empty() ? "" : "; " + text.note);
+  return std::make_unique<TextDataset>(std::move(text.tokens), is_train ? 0 : train, count, config.seq_len,
+                                       std::move(summary));
 }
 
 void describe(config::Fields<TextConfig>& f) {
@@ -90,6 +67,8 @@ void describe(config::Fields<TextConfig>& f) {
       .below(1);
   f("split", &TextConfig::split, "Which part this is.");
   f("tokenizer", &TextConfig::tokenizer, "Absent: the model's.");
+  f("token_cache", &TextConfig::token_cache,
+    "Where tokens are kept for later runs: a folder, auto (the user's cache) or none.");
 }
 
 void describe(config::Names<Split>& n) {

@@ -16,6 +16,7 @@ struct TextConfig {
   double validation_fraction = 0.0;
   Split split = Split::kTrain;
   std::optional<TokenizerConfig> tokenizer;
+  std::optional<std::string> token_cache = "auto";  // a folder; auto: default_token_cache(); nothing: none
 };
 void describe(config::Fields<TextConfig>&);
 

@@ -49,7 +49,7 @@ int run_config(const ConfigOptions& options) {
   const bool json = options.format == train::Format::kJson;
   config::Report report;
   const train::LoadedRecipe recipe = train::load_recipe(options.recipe, report);
-  if (report.empty() && options.world_size) train::check_against_world(recipe, *options.world_size, report);
+  if (options.world_size) train::check_against_world(recipe, *options.world_size, report);
   if (json && !report.empty()) return print_problems_json(report.json());
   report.throw_if_any();
   if (json) return print_json(recipe);

@@ -229,6 +229,7 @@ LoadedRecipe load_recipe(const RecipeSource& source) {
 
 std::optional<distributed::DistributedSetup> check_against_world(const LoadedRecipe& recipe, int64_t world_size,
                                                                  config::Report& report) {
+  if (!recipe.distributed_reads || !intact(report, {"step_scheduler"})) return std::nullopt;
   const config::Node* section = recipe.node.find("distributed");
   const config::Node empty = config::Node::map();
   config::Problems of_section(report, section ? *section : empty, "distributed");

@@ -77,7 +77,7 @@ LoadedRecipe load_recipe(const RecipeSource& source);
 LoadedRecipe read_recipe(config::Node node, config::Report& report);
 
 // What can only be checked when the number of ranks is known: the mesh, and the batch sizes on it. The set-up, unless
-// the mesh has mistakes.
+// there are mistakes in the mesh or, according to `report`, in the sections that it takes.
 std::optional<distributed::DistributedSetup> check_against_world(const LoadedRecipe& recipe, int64_t world_size,
                                                                  config::Report& report);
 

@@ -174,4 +174,10 @@ TEST_CASE("explain of a section lists its keys, and an unknown key gets a hint")
   CHECK(has(explain<sample::Recipe>("distributed"), "mp_policy"));
   CHECK_THROWS_WITH_AS(explain<sample::Recipe>("optimizer.lrr"),
                        "there is no key 'optimizer.lrr'; did you mean 'optimizer.lr'?", automodel::Error);
+  CHECK_THROWS_WITH_AS(explain<sample::Recipe>("optimzer.lrr"),
+                       "there is no key 'optimzer.lrr'; did you mean 'optimizer.lr'?", automodel::Error);
+  CHECK_THROWS_WITH_AS(explain<sample::Recipe>("distibuted.mp_polcy.param_dtyp"),
+                       "there is no key 'distibuted.mp_polcy.param_dtyp'; did you mean "
+                       "'distributed.mp_policy.param_dtype'?",
+                       automodel::Error);
 }

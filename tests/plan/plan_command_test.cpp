@@ -95,6 +95,28 @@ TEST_CASE("1,024 ranks are planned in under 100 ms and 100,000 in under a second
   CHECK(many < 1.0);
 }
 
+TEST_CASE("every recipe of the repository is planned at its full size") {
+  Folder folder;
+  const fs::path root = fs::path(AUTOMODEL_SOURCE_DIR) / "recipes";
+  int recipes = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(root)) {
+    if (entry.path().extension() != ".yaml") continue;
+    ++recipes;
+    // Pretrained models are not on this machine; the shape of another one does.
+    const bool pretrained = read_file(entry.path()).find("from_pretrained") != std::string::npos;
+    for (const char* ranks : {"1", "2"}) {
+      const std::string arguments =
+          "plan " + entry.path().string() + " --world-size " + ranks +
+          (pretrained ? " --model.pretrained_model_name_or_path " + (folder.path / "model").string() : "");
+      CAPTURE(arguments);
+      json plan = plan_json(arguments);
+      CHECK(plan["ranks"][0]["memory"]["peak"] > plan["ranks"][0]["memory"]["between_steps"]);
+      CHECK((plan["ranks"][0]["traffic"]["sent_bytes"] > 0) == (plan["world_size"] > 1));
+    }
+  }
+  CHECK(recipes >= 4);
+}
+
 TEST_CASE("without --world-size as many ranks are planned as train would start") {
   CHECK(plan_json("plan recipes/quickstart.yaml")["world_size"] == 2);
   CHECK(plan_json("plan recipes/mock/smoke.yaml")["world_size"] == 1);

@@ -39,7 +39,10 @@ const CheckpointScope* scope_of(const StrategyConfig& config) {
 
 Precision precision_of(const StrategyConfig& config, DType model_dtype) {
   const auto* fsdp2 = std::get_if<FSDP2Config>(&config);
-  return resolve(fsdp2 ? fsdp2->policy() : MixedPrecisionPolicy{}, model_dtype);
+  MixedPrecisionPolicy policy = fsdp2 ? fsdp2->policy() : MixedPrecisionPolicy{};
+  const auto* megatron = std::get_if<MegatronFSDPConfig>(&config);
+  if (megatron && megatron->grad_reduce_in_fp32) policy.reduce_dtype = DType::kF32;
+  return resolve(policy, model_dtype);
 }
 
 }  // namespace automodel::distributed

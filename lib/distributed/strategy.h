@@ -30,7 +30,8 @@ StrategyConfig default_config(Strategy strategy);
 // The scope of activation checkpointing as it was given; nothing under megatron_fsdp, which has none.
 const CheckpointScope* scope_of(const StrategyConfig& config);
 
-// The element types of the compute: fsdp2's policy; otherwise the type of the model.
+// The element types of the compute: fsdp2's policy; otherwise the type of the model, in which gradients are reduced too
+// unless megatron_fsdp has grad_reduce_in_fp32.
 Precision precision_of(const StrategyConfig& config, DType model_dtype);
 
 }  // namespace automodel::distributed

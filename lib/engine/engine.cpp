@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 #include <utility>
 
@@ -137,6 +139,7 @@ void Engine::begin_reduce(parallel::Unit& unit) {
   finish_reductions();
   unit.start_reduce();
   reducing_ = &unit;
+  if (!options_.overlap_reduce) finish_reductions();
 }
 
 void Engine::finish_reductions() {
@@ -169,8 +172,25 @@ StepResult Engine::step(const StepInput& input) {
                     ? ranks_.all().reduced(sum, comm::Reduce::kSum) / static_cast<double>(input.label_tokens)
                     : 0.0;
   result.grad_norm = parallel::gradient_norm(units_, ranks_, allocator_);
+  if (options_.refuse_nan && !std::isfinite(result.grad_norm)) refuse_gradients(result.grad_norm);
   update(input, result.grad_norm);
   return result;
+}
+
+void Engine::refuse_gradients(float norm) const {
+  for (const auto& unit : units_)
+    for (const parallel::Piece& piece : unit->pieces()) {
+      const float* begin = unit->gradient().data<float>() + piece.flat;
+      const float* bad =
+          std::find_if_not(begin, begin + (piece.end - piece.begin), [](float x) { return std::isfinite(x); });
+      if (bad != begin + (piece.end - piece.begin))
+        fail(Fault::kData,
+             "update {}: the gradient of {} is {} at element {}; lower the learning rate, or look at the data of this "
+             "step",
+             updates_ + 1, piece.param->name, *bad, piece.begin + (bad - begin));
+    }
+  fail(Fault::kData, "update {}: the norm of the gradients is {}, because of a weight of another rank", updates_ + 1,
+       norm);
 }
 
 void Engine::update(const StepInput& input, float norm) {

@@ -25,8 +25,10 @@ struct EngineOptions {
   std::optional<bool> reshard_after_forward;
   // Reduce gradients once per step instead of after every microbatch.
   bool defer_reduce = true;
-  int prefetch = 1;           // units gathered ahead in the forward; 0: none
-  int prefetch_backward = 1;  // and in the backward
+  bool overlap_reduce = true;  // false: wait for each reduction before the backward goes on
+  bool refuse_nan = false;     // stop at a gradient that is not finite, naming its weight, instead of training on
+  int prefetch = 1;            // units gathered ahead in the forward; 0: none
+  int prefetch_backward = 1;   // and in the backward
   bool activation_checkpointing = false;
   bool trains = true;          // false: no moments are allocated and step() must not be called
   double max_grad_norm = 1.0;  // <= 0: no clipping
@@ -101,6 +103,7 @@ class Engine {
   double microbatch(const nn::Tokens& tokens, float grad_scale, bool reduce);
   void begin_reduce(parallel::Unit& unit);
   void finish_reductions();
+  [[noreturn]] void refuse_gradients(float norm) const;
   void update(const StepInput& input, float norm);
 
   models::CausalLM& model_;

@@ -17,13 +17,9 @@ void check_axes(const distributed::ParallelismSizes& sizes, config::Problems& pr
   refuse("pp_size", sizes.pp_size, "pipeline parallelism");
   refuse("cp_size", sizes.cp_size, "context parallelism");
   refuse("ep_size", sizes.ep_size, "expert parallelism");
-  refuse("dp_replicate_size", sizes.dp_replicate_size.value_or(1), "replicated sharding");
 }
 
 void check_policy(const distributed::FSDP2Config& options, config::Problems& problems) {
-  if (options.offload_policy && options.offload_policy->to_cpu) {
-    problems.add("offload_policy", "weights cannot be offloaded yet", "leave offload_policy out");
-  }
   const distributed::MixedPrecisionPolicy policy = options.policy();
   const auto check = [&](const char* key, std::optional<DType> dtype) {
     if (!dtype || *dtype == DType::kF32 || *dtype == DType::kBF16) return;
@@ -35,13 +31,25 @@ void check_policy(const distributed::FSDP2Config& options, config::Problems& pro
   check("mp_policy.output_dtype", policy.output_dtype);
 }
 
+// These keys exist under megatron_fsdp alone.
+template <class Note>
+void note_megatron(Note&& note) {
+  note("megatron_fsdp_unit_modules", "the layers of the model are the units");
+  note("init_fsdp_with_meta_device", "weights are always made where they are kept");
+  note("preserve_fp32_weights", "the master weights are always float32");
+  note("check_for_nan_in_grad", "report_nan_in_param_grad is the check that acts");
+  note("average_in_collective", "gradients are those of the mean over all tokens in any case");
+  note("calculate_per_token_loss", "gradients are those of the mean over all tokens in any case");
+  note("disable_bucketing", "each layer is reduced as one");
+  note("keep_fp8_transpose_cache", "nothing is kept in fp8");
+  note("nccl_ub", "there is no NCCL on the CPU");
+  note("fsdp_double_buffer", "buffers are taken from memory that is already mapped");
+}
+
 }  // namespace
 
 void check_engine_limits(const distributed::ParallelismSizes& sizes, const distributed::StrategyConfig& strategy,
                          ActivationCheckpointing checkpointing, config::Problems& problems) {
-  if (distributed::strategy_of(strategy) == distributed::Strategy::kMegatronFsdp) {
-    problems.add("strategy", "strategy megatron_fsdp is not supported yet", "write strategy: fsdp2");
-  }
   check_axes(sizes, problems);
   if (const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy)) check_policy(*fsdp2, problems);
   if (checkpointing == ActivationCheckpointing::kSelective) {
@@ -66,6 +74,8 @@ void check_engine_limits(const distributed::DistributedSection& section, const c
   note("tp_plan", "tp_size is 1");
   note("enable_async_tensor_parallel", "tp_size is 1");
   note("multimodal", "language models have no other towers");
+  note("offload_policy", "on the CPU everything is in its memory already");
+  note_megatron(note);
   const distributed::CheckpointScope* scope = distributed::scope_of(options);
   if (checkpointing == ActivationCheckpointing::kNone) {
     note("activation_checkpointing_scope", "activation checkpointing is off");

@@ -108,8 +108,7 @@ Job read_job(const RecipeSource& source, int world_size, bool for_training, conf
   Job job;
   job.recipe = load_recipe(source, report);
   job.world_size = world_size;
-  if (for_training && job.recipe.distributed_reads && intact(report, {"step_scheduler"}))
-    job.setup = check_against_world(job.recipe, world_size, report);
+  if (for_training) job.setup = check_against_world(job.recipe, world_size, report);
   return job;
 }
 
@@ -162,7 +161,8 @@ Job prepare_from_config(const RecipeSource& source, int world_size, config::Repo
 engine::EngineOptions engine_options(const Job& job) {
   const RecipeConfig& config = job.config();
   engine::EngineOptions options;
-  place_by(options, distributed::options_of(config.distributed),
+  auto replicas = static_cast<int>(distributed::sizes_of(config.distributed).dp_replicate_size.value_or(1));
+  place_by(options, distributed::options_of(config.distributed), replicas,
            distributed::activation_checkpointing_of(config.distributed), job.precision);
   options.max_grad_norm = config.clip_grad_norm.max_norm;
   options.adam = optim::resolve(config.optimizer);

@@ -2,23 +2,38 @@
 
 namespace automodel::train {
 
-void place_by(engine::EngineOptions& options, const distributed::StrategyConfig& strategy,
+namespace {
+
+void place_fsdp2(engine::EngineOptions& options, const distributed::FSDP2Config& fsdp2, int replicas) {
+  options.unit.replicas = replicas;
+  options.reshard_after_forward = fsdp2.reshard_after_forward;
+  options.defer_reduce = fsdp2.defer_fsdp_grad_sync;
+  if (!fsdp2.enable_fsdp2_prefetch) return;
+  options.prefetch = static_cast<int>(fsdp2.fsdp2_forward_prefetch_depth);
+  options.prefetch_backward = static_cast<int>(fsdp2.fsdp2_backward_prefetch_depth);
+}
+
+// Stages 1 and 2 run alike: a layer's gradients are reduced as soon as they are there, and no rank keeps them whole.
+void place_megatron(engine::EngineOptions& options, const distributed::MegatronFSDPConfig& megatron) {
+  options.unit.shard = megatron.zero_dp_strategy > 0;
+  options.unit.keep_gathered = megatron.zero_dp_strategy < 3;
+  if (!megatron.overlap_param_gather) options.prefetch = options.prefetch_backward = 0;
+  options.overlap_reduce = megatron.overlap_grad_reduce;
+  options.refuse_nan = megatron.report_nan_in_param_grad;
+}
+
+}  // namespace
+
+void place_by(engine::EngineOptions& options, const distributed::StrategyConfig& strategy, int replicas,
               distributed::ActivationCheckpointing checkpointing, const distributed::Precision& precision) {
   options.unit.param_dtype = precision.param;
   options.unit.reduce_dtype = precision.reduce;
-  const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy);
-  options.unit.shard = fsdp2 != nullptr;
-  if (fsdp2) {
-    options.reshard_after_forward = fsdp2->reshard_after_forward;
-    options.defer_reduce = fsdp2->defer_fsdp_grad_sync;
-    if (fsdp2->enable_fsdp2_prefetch) {
-      options.prefetch = static_cast<int>(fsdp2->fsdp2_forward_prefetch_depth);
-      options.prefetch_backward = static_cast<int>(fsdp2->fsdp2_backward_prefetch_depth);
-    }
-  }
+  if (const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy)) place_fsdp2(options, *fsdp2, replicas);
+  if (const auto* m = std::get_if<distributed::MegatronFSDPConfig>(&strategy)) place_megatron(options, *m);
+  if (std::holds_alternative<distributed::DDPConfig>(strategy)) options.unit.shard = false;
   const distributed::CheckpointScope* scope = distributed::scope_of(strategy);
-  options.activation_checkpointing = checkpointing == distributed::ActivationCheckpointing::kFull && scope != nullptr &&
-                                     distributed::covers_language(*scope);
+  options.activation_checkpointing = checkpointing == distributed::ActivationCheckpointing::kFull &&
+                                     (scope == nullptr || distributed::covers_language(*scope));
 }
 
 }  // namespace automodel::train

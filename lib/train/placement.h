@@ -6,7 +6,8 @@
 
 namespace automodel::train {
 
-void place_by(engine::EngineOptions& options, const distributed::StrategyConfig& strategy,
+// `replicas`: dp_replicate_size.
+void place_by(engine::EngineOptions& options, const distributed::StrategyConfig& strategy, int replicas,
               distributed::ActivationCheckpointing checkpointing, const distributed::Precision& precision);
 
 }  // namespace automodel::train

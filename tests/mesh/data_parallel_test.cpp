@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
 #include "core/rng.h"
 #include "support/engine_fixture.h"
 #include "support/run_mesh.h"
@@ -233,6 +234,38 @@ TEST_CASE("gradients reduced in bf16 agree between ddp and fsdp2") {
   Trace fsdp = run({kLlama, 2, o, 6});
   o.unit.shard = false;
   check_identical(run({kLlama, 2, o, 6}), fsdp);
+}
+
+TEST_CASE("waiting for each reduction changes no bit") {
+  auto o = options(true);
+  Trace base = run({kLlama, 4, o, 4});
+  o.overlap_reduce = false;
+  check_identical(base, run({kLlama, 4, o, 4}));
+}
+
+TEST_CASE("a gradient that is not a number stops the job when asked for, and names its weight") {
+  test::run_mesh(2, [](comm::World& world) {
+    auto allocator = make_cpu_allocator();
+    auto model = models::build(config::parse_json(kLlama, "config.json"));
+    auto o = options(true);
+    o.refuse_nan = true;
+    engine::Engine engine(*model, world.global(), *allocator, o);
+    engine.initialise(1);
+    for (const auto& s : engine.state())
+      if (s.param->name == "model.norm.weight" && s.begin == 0) s.master[0] = std::nanf("");
+    engine.publish();
+    std::vector<int32_t> ids(6, 3), labels(6, 5);
+    nn::Tokens tokens = support::make_tokens(1, 6, ids, labels);
+    std::string message;
+    try {
+      engine.step({std::span(&tokens, 1), 12, 1e-3, 0});
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    CHECK(message.starts_with("update 1: the "));
+    CHECK(message.find("nan") != std::string::npos);
+    CHECK(engine.updates() == 0);
+  });
 }
 
 TEST_CASE("a step without any label changes no gradient and is counted") {

@@ -112,6 +112,33 @@ void check_schedule(const PipelineConfig& pipeline, std::vector<config::Problem>
   }
 }
 
+// Options that work against each other, or not at all.
+void advise(const StrategyConfig& options, const ParallelismSizes& sizes, std::vector<config::Problem>& warnings) {
+  const auto warn = [&](const char* key, std::string message, std::string hint) {
+    warnings.push_back({std::string("distributed.") + key, std::move(message), std::move(hint), {}});
+  };
+  if (const auto* megatron = std::get_if<MegatronFSDPConfig>(&options)) {
+    const int64_t stage = megatron->zero_dp_strategy;
+    if (stage < 1 || stage > 3) {
+      warn("zero_dp_strategy", fmt::format("there is no stage {}", stage), "write 1, 2 or 3");
+    } else if (stage != 3) {
+      warn("zero_dp_strategy", fmt::format("at {} every rank keeps all weights", stage), "write 3 to cut them too");
+    }
+  }
+  const auto* fsdp2 = std::get_if<FSDP2Config>(&options);
+  if (!fsdp2) return;
+  if (sizes.tp_size > 1 && fsdp2->enable_async_tensor_parallel && !fsdp2->sequence_parallel) {
+    warn("enable_async_tensor_parallel", "needs sequence_parallel: true", "set it too, or leave this out");
+  }
+  if (sizes.tp_size <= 1 && fsdp2->sequence_parallel) {
+    warn("sequence_parallel", "has no effect because tp_size is 1", "set tp_size above 1 to use it");
+  }
+  if (sizes.pp_size > 1 && fsdp2->reshard_after_forward == true) {
+    warn("reshard_after_forward", "gathers the weights of a stage again for every microbatch",
+         "leave it out where memory allows");
+  }
+}
+
 }  // namespace
 
 std::optional<DistributedSetup> resolve_section(const DistributedSection& section, const SectionWorld& world,
@@ -127,6 +154,7 @@ std::optional<DistributedSetup> resolve_section(const DistributedSection& sectio
         if (sizes.ep_size > 1) setup.moe_parallel_config = s.moe.value_or(MoEParallelizerConfig{});
       },
       section);
+  advise(setup.strategy_config, sizes, warnings);
   if (setup.pipeline_config) {
     settle_stage_dtype(*setup.pipeline_config, setup.strategy_config, warnings);
     check_schedule(*setup.pipeline_config, warnings);

@@ -159,13 +159,29 @@ std::string mesh_picture(const MeshContext& context, const PictureOptions& optio
 }
 
 std::string group_table(const MeshContext& context, const PictureOptions& options) {
-  std::string out;
+  struct Row {
+    std::string axes;
+    std::vector<std::vector<int>> groups;
+  };
+  std::vector<Row> rows;
+  size_t width = 0;
   for (const std::string& axis : context.axes()) {
     if (*context.size(axis) == 1) continue;
-    const auto groups = context.groups(axis);
-    out += fmt::format("  {:<13}{:>7} ranks in each of {:>6} groups: {}", axis, *context.size(axis), groups.size(),
-                       shortened(groups.front()));
-    if (const std::string where = across(groups, options.gpus_per_node); !where.empty()) out += "   " + where;
+    auto groups = context.groups(axis);
+    auto same = std::find_if(rows.begin(), rows.end(), [&](const Row& row) { return row.groups == groups; });
+    if (same == rows.end()) {
+      rows.push_back({axis, std::move(groups)});
+      same = std::prev(rows.end());
+    } else {
+      same->axes += " = " + axis;
+    }
+    width = std::max(width, same->axes.size());
+  }
+  std::string out;
+  for (const Row& row : rows) {
+    out += fmt::format("  {:<{}}  {:>6} group{} of {}: {}", row.axes, width, row.groups.size(),
+                       row.groups.size() == 1 ? " " : "s", row.groups.front().size(), shortened(row.groups.front()));
+    if (const std::string where = across(row.groups, options.gpus_per_node); !where.empty()) out += "   " + where;
     out += "\n";
   }
   return out;

@@ -182,6 +182,22 @@ int run(const PlanOptions& options) {
   return 0;
 }
 
+// A mistake that ends the reading of a recipe: "recipe.yaml:2:1: not valid YAML ...\n    hint: ...".
+std::string error_json(const Error& error, const std::string& path) {
+  std::string message = error.what(), hint, source = path;
+  if (const size_t at = message.find("\n    hint: "); at != std::string::npos) {
+    hint = message.substr(at + 11);
+    message.resize(at);
+  }
+  if (const size_t end = message.find(": "); message.starts_with(path) && end != std::string::npos) {
+    source = message.substr(0, end);
+    message.erase(0, end + 2);
+  }
+  const json entry = {{"key", ""}, {"message", message}, {"hint", hint}, {"source", source}};
+  const json out = {{"status", "error"}, {"errors", json::array({entry})}};
+  return out.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
 }  // namespace
 
 int plan_distributed(const PlanOptions& options) {
@@ -189,10 +205,7 @@ int plan_distributed(const PlanOptions& options) {
   try {
     return run(options);
   } catch (const Error& error) {
-    const json errors =
-        json::array({{{"key", ""}, {"message", error.what()}, {"hint", ""}, {"source", options.recipe.path}}});
-    fmt::print("{}\n",
-               json{{"status", "error"}, {"errors", errors}}.dump(-1, ' ', false, json::error_handler_t::replace));
+    fmt::print("{}\n", error_json(error, options.recipe.path));
     return exit_code(error.fault());
   }
 }

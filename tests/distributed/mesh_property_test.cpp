@@ -158,11 +158,10 @@ TEST_CASE("A mesh is drawn as rows of its innermost axis, with the nodes") {
         "        dp_shard 1       2     3\n"
         "  pp 1  dp_shard 0       4     5   node 1\n"
         "        dp_shard 1       6     7\n");
-  const std::string table = group_table(mesh, {.gpus_per_node = 4});
-  CHECK(has(table, "tp"));
-  CHECK(has(table, "0 4   across 2 nodes"));
-  CHECK(has(table, "0 1   inside a node"));
-  CHECK(!has(table, "  cp "));
+  CHECK(group_table(mesh, {.gpus_per_node = 4}) ==
+        "  pp                                        4 groups of 2: 0 4   across 2 nodes\n"
+        "  dp_shard = dp = dp_shard_cp = dp_cp       4 groups of 2: 0 2   inside a node\n"
+        "  tp                                        4 groups of 2: 0 1   inside a node\n");
   CHECK(mesh_line(mesh_of({}, 1)) == "1 rank");
   CHECK(mesh_picture(mesh_of({}, 1)) == "    0\n");
   const std::string large = mesh_picture(mesh_of({.tp_size = 4}, 1024));

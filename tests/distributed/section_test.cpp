@@ -438,3 +438,46 @@ TEST_CASE("The dump of a section reads back as the same section") {
     CHECK(second == dumped);
   }
 }
+
+TEST_CASE("Options that work against each other are pointed out") {
+  const auto warning = [](const std::string& yaml) {
+    const Resolved r = resolve(yaml, 8);
+    REQUIRE_MESSAGE(r.setup, r.report.text());
+    return r.remarks.warnings.empty() ? "" : r.remarks.warnings[0].key + ": " + r.remarks.warnings[0].message;
+  };
+  CHECK(warning("{strategy: mfsdp}").empty());
+  CHECK(has(warning("{strategy: mfsdp, zero_dp_strategy: 2}"), "zero_dp_strategy: at 2 every rank keeps all weights"));
+  CHECK(has(warning("{strategy: mfsdp, zero_dp_strategy: 4}"), "there is no stage 4"));
+  CHECK(has(warning("{tp_size: 2, enable_async_tensor_parallel: true}"), "needs sequence_parallel"));
+  CHECK(warning("{tp_size: 2, enable_async_tensor_parallel: true, sequence_parallel: true}").empty());
+  CHECK(has(warning("{sequence_parallel: true}"), "no effect because tp_size is 1"));
+  CHECK(has(warning("{pp_size: 2, pipeline: {}, reshard_after_forward: true}"), "reshard_after_forward"));
+}
+
+TEST_CASE("A set-up as JSON has every key of its policies") {
+  const nlohmann::ordered_json json = to_json(
+      setup("{tp_size: 2, pp_size: 2, ep_size: 2, pipeline: {}, moe: {mp_policy: {_target_: MixedPrecisionPolicy, "
+            "param_dtype: bf16}}}",
+            8),
+      {.dp_size = -1, .tp_size = 2, .pp_size = 2, .ep_size = 2});
+  CHECK(json["parallelism_sizes"].dump() ==
+        R"({"dp_size":-1,"dp_replicate_size":null,"tp_size":2,"pp_size":2,"cp_size":1,"ep_size":2})");
+  CHECK(json["pipeline"]["pp_seq_len"].is_null());
+  CHECK(json["pipeline"]["dtype"] == "bfloat16");
+  CHECK(json["moe"]["mp_policy"].dump() ==
+        R"({"param_dtype":"bfloat16","reduce_dtype":null,"output_dtype":null,"cast_forward_inputs":true})");
+  CHECK(json["mesh"].dump() == R"({"axes":["pp","dp_replicate","dp_shard","cp","tp"],"shape":[2,1,2,1,2]})");
+  CHECK(json["moe_mesh"].dump() == R"({"axes":["ep_shard","ep"],"shape":[2,2]})");
+  CHECK(json["flattened"].dump() == R"({"dp":2,"dp_shard_cp":2,"dp_cp":2})");
+  CHECK(json["groups"]["tp"].dump() == "[[0,1],[2,3],[4,5],[6,7]]");
+  CHECK(json["groups"].size() == 10);
+  CHECK(
+      changed_options(json) ==
+      std::vector<std::string>{
+          R"(pipeline.dtype: "bfloat16")",
+          R"(moe.mp_policy: {"param_dtype":"bfloat16","reduce_dtype":null,"output_dtype":null,"cast_forward_inputs":true})"});
+  const nlohmann::ordered_json ddp = to_json(setup("{strategy: ddp}", 2), {});
+  CHECK(ddp["mesh"].is_null());
+  CHECK(ddp["moe_mesh"].is_null());
+  CHECK(ddp["groups"].empty());
+}

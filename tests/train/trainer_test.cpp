@@ -66,9 +66,11 @@ validation_dataset: {_target_: text, path: ")"
 }
 
 // Trains; with `stop_after` >= 0 a signal comes in that step.
-void run_job(const std::string& recipe, const std::string& checkpoints, int ranks, int64_t stop_after = -1) {
+void run_job(const std::string& recipe, const std::string& checkpoints, int ranks, int64_t stop_after = -1,
+             std::vector<std::string> overrides = {}) {
+  overrides.insert(overrides.end(), {"--checkpoint.checkpoint_dir", checkpoints});
   test::run_mesh(ranks, [&](comm::World& world) {
-    train::Job job = train::prepare({recipe, {"--checkpoint.checkpoint_dir", checkpoints}}, ranks, true);
+    train::Job job = train::prepare({recipe, overrides}, ranks, true);
     train::Trainer trainer(job, world);
     int64_t asked = job.resume.point ? job.resume.point->step + 1 : 0;
     int stopped = trainer.run([&] { return asked++ == stop_after ? 15 : 0; });
@@ -174,4 +176,32 @@ TEST_CASE("a checkpoint directory of another model is refused") {
   text.replace(text.find("hidden_size: 32"), 15, "hidden_size: 64");
   std::ofstream(file) << text;
   CHECK_THROWS_WITH_AS(run_job(file, out, 1), doctest::Contains("hidden_size"), Error);
+}
+
+TEST_CASE("activation checkpointing of a recipe reaches the engine and changes no number") {
+  Folder folder;
+  for (const char* strategy : {"fsdp2", "ddp"}) {
+    CAPTURE(strategy);
+    std::string file = recipe(folder, strategy, "bfloat16");
+    std::string kept = folder.file(std::string(strategy) + "-kept");
+    std::string again = folder.file(std::string(strategy) + "-again");
+    run_job(file, kept, 2);
+    run_job(file, again, 2, -1, {"--distributed.activation_checkpointing", "full"});
+    CHECK(trace(again) == trace(kept));
+    for (const char* name : {"model.safetensors", "optimizer.safetensors"}) {
+      CHECK(read_file(again + "/LATEST/" + name) == read_file(kept + "/LATEST/" + name));
+    }
+    const auto checkpoints = [&](const char* value, const char* scope) {
+      train::Job job =
+          train::prepare({file,
+                          {"--checkpoint.checkpoint_dir", folder.file("none"), "--distributed.activation_checkpointing",
+                           value, "--distributed.activation_checkpointing_scope", scope}},
+                         2, true);
+      return train::engine_options(job).activation_checkpointing;
+    };
+    CHECK(checkpoints("true", "all"));
+    CHECK(checkpoints("true", "vision+language"));
+    CHECK(!checkpoints("true", "vision"));
+    CHECK(!checkpoints("false", "all"));
+  }
 }

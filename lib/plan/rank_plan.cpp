@@ -14,9 +14,11 @@ UnitPlan describe_unit(const parallel::Unit& unit, const parallel::UnitOptions& 
   for (const parallel::Segment& s : unit.layout().segments()) out.elements += s.numel;
   out.master_bytes = static_cast<int64_t>(unit.master().bytes());
   if (unit.compute_shard().defined()) out.compute_bytes = static_cast<int64_t>(unit.compute_shard().bytes());
-  auto whole = [&](DType dtype) { return unit.layout().size() * static_cast<int64_t>(size_of(dtype)); };
-  if (unit.layout().shards() > 1) out.gathered_bytes = whole(options.param_dtype);
-  out.reduced_bytes = whole(options.reduce_dtype);
+  auto param = static_cast<int64_t>(size_of(options.param_dtype)),
+       reduce = static_cast<int64_t>(size_of(options.reduce_dtype));
+  if (unit.layout().shards() > 1) out.gathered_bytes = unit.layout().size() * param;
+  out.reduced_bytes = unit.layout().size() * reduce;
+  out.reduced_shard_bytes = unit.layout().shard_size() * reduce;
   return out;
 }
 

@@ -41,11 +41,12 @@ struct RankRequest {
 
 // A unit of weights that are gathered, reduced and updated together. Bytes of this rank unless they say otherwise.
 struct UnitPlan {
-  int64_t elements = 0;        // of its weights, on all ranks together, without padding
-  int64_t master_bytes = 0;    // fp32
-  int64_t compute_bytes = 0;   // the copy in param_dtype; 0 when that is fp32
-  int64_t gathered_bytes = 0;  // the whole unit in param_dtype; 0 when nothing is gathered
-  int64_t reduced_bytes = 0;   // the whole unit's gradient in reduce_dtype
+  int64_t elements = 0;             // of its weights, on all ranks together, without padding
+  int64_t master_bytes = 0;         // fp32
+  int64_t compute_bytes = 0;        // the copy in param_dtype; 0 when that is fp32
+  int64_t gathered_bytes = 0;       // the whole unit in param_dtype; 0 when nothing is gathered
+  int64_t reduced_bytes = 0;        // the whole unit's gradient in reduce_dtype
+  int64_t reduced_shard_bytes = 0;  // this rank's part of it
 };
 
 struct RankPlan {

@@ -44,6 +44,8 @@ Json policy_json(const Job& job) {
           {"optimizer_dtype", "float32"},
           {"activation_checkpointing", o.activation_checkpointing},
           {"reshard_after_forward", or_null(o.reshard_after_forward)},
+          {"keep_gathered", o.unit.keep_gathered},
+          {"replicas", o.unit.shard ? o.unit.replicas : job.world_size},
           {"defer_reduce", o.defer_reduce},
           {"prefetch_forward", o.prefetch},
           {"prefetch_backward", o.prefetch_backward}};

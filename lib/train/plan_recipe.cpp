@@ -38,7 +38,8 @@ std::string as_json(const Error& error) {
 std::string path_of(const std::string& key) {
   if (key.find('.') != std::string::npos) return key;
   bool in_section = config::schema_of<distributed::FSDP2Section>().find(key) != nullptr ||
-                    config::schema_of<distributed::DDPSection>().find(key) != nullptr;
+                    config::schema_of<distributed::DDPSection>().find(key) != nullptr ||
+                    config::schema_of<distributed::MegatronFSDPSection>().find(key) != nullptr;
   bool in_recipe = config::schema_of<RecipeConfig>().find(key) != nullptr;
   return in_section || !in_recipe ? "distributed." + key : key;
 }

@@ -40,7 +40,8 @@ std::string model_line(const PlannedRecipe& p) {
 
 std::string policy_lines(const Job& job) {
   engine::EngineOptions o = engine_options(job);
-  std::string reshard = !o.reshard_after_forward   ? "every layer but the last"
+  std::string dropped = o.unit.keep_gathered       ? "no layer"
+                        : !o.reshard_after_forward ? "every layer but the last"
                         : *o.reshard_after_forward ? "every layer"
                                                    : "no layer";
   std::string text = fmt::format("{}; compute in {}, reduce in {}, master weights and moments in float32\n",
@@ -52,7 +53,7 @@ std::string policy_lines(const Job& job) {
     text += fmt::format(
         "            gathered weights dropped after the forward: {}; gathered ahead: {} forward, {} "
         "backward\n",
-        reshard, o.prefetch, o.prefetch_backward);
+        dropped, o.prefetch, o.prefetch_backward);
   return text;
 }
 
@@ -126,7 +127,9 @@ std::string memory_table(const KindPlan& kind, const Job& job) {
 // What moves, told by its size.
 std::string moved(const plan::TrafficRow& row, const plan::RankPlan& p) {
   auto is = [&](const plan::UnitPlan& u) {
-    return row.call.bytes == (row.call.call == comm::Call::kAllGather ? u.gathered_bytes : u.reduced_bytes);
+    if (row.call.call == comm::Call::kAllGather) return row.call.bytes == u.gathered_bytes;
+    return row.call.bytes == u.reduced_bytes ||
+           (row.call.call == comm::Call::kAllReduce && row.call.bytes == u.reduced_shard_bytes);
   };
   const char* what = row.call.call == comm::Call::kAllGather ? "weights" : "gradients";
   auto layer = std::find_if(p.units.begin() + 1, p.units.end(), is);

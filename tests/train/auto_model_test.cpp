@@ -202,10 +202,11 @@ TEST_CASE("A model that is loaded without a set-up is the one in the folder") {
 }
 
 TEST_CASE("A set-up spreads the model over the ranks, and every strategy and number of ranks trains alike") {
-  const auto losses_of = [](int ranks, const distributed::StrategyArgument& strategy) {
+  const auto losses_of = [](int ranks, const distributed::StrategyArgument& strategy, int64_t replicas = 1) {
     std::vector<double> losses;
     test::run_mesh(ranks, [&](comm::World& world) {
-      const auto setup = DistributedSetup::build({.strategy = strategy, .world_size = world.size()});
+      const auto setup = DistributedSetup::build(
+          {.strategy = strategy, .parallelism_sizes = {.dp_replicate_size = replicas}, .world_size = world.size()});
       LoadOptions options{.distributed_setup = &setup, .torch_dtype = DType::kF32, .seed = 7};
       auto model = AutoModelForCausalLM::from_config(small_config(), world, options);
       CHECK(model->data_ranks().size() == world.size());
@@ -226,6 +227,7 @@ TEST_CASE("A set-up spreads the model over the ranks, and every strategy and num
     const std::vector<double> sharded = losses_of(ranks, fp32());
     const std::vector<double> whole = losses_of(ranks, DDPConfig{});
     CHECK(sharded == whole);
+    if (ranks == 4) CHECK(sharded == losses_of(ranks, fp32(), 2));
     for (size_t i = 0; i < one.size(); ++i) CHECK(sharded[i] == doctest::Approx(one[i]).epsilon(1e-5));
   }
 }

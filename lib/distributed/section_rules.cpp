@@ -160,6 +160,20 @@ class Rules {
     for (const char* name : {"min_tokens", "min_frames", "min_local_patch_rows"}) {
       check(name, is(name, &config::Node::is_int), "a whole number of at least 0");
     }
+    const bool alpha = !is("cost_alpha", &config::Node::is_float) && !is("cost_alpha", &config::Node::is_bool);
+    check("cost_alpha", alpha, "auto, null or a whole number of at least 0");
+  }
+
+  // The base class of the policies takes no options.
+  void offload() {
+    config::Node* policy = section_.find("offload_policy");
+    const config::Node* target = policy ? policy->find("_target_") : nullptr;
+    if (!target || !target->is_string() || !policy->find("pin_memory")) return;
+    const std::string& name = target->as_string();
+    if (name.substr(name.rfind('.') + 1) != "OffloadPolicy") return;
+    complain("offload_policy.pin_memory", "OffloadPolicy offloads nothing, so it has no pin_memory",
+             "write _target_: torch.distributed.fsdp.CPUOffloadPolicy, or leave pin_memory out");
+    policy->erase("pin_memory");
   }
 
   // A pipeline or moe block that the sizes leave without use is not even looked at.
@@ -264,6 +278,7 @@ void prepare_section(config::Node& section, config::Report& report, SectionRemar
     rules.foreign_options(*strategy);
     rules.scope();
     rules.multimodal();
+    rules.offload();
     if (remarks.keep_unchecked) keep_unchecked(section, section_schema(*strategy), remarks, key);
   } else {
     rules.drop_unclear();

@@ -66,11 +66,11 @@ void check_engine_limits(const distributed::DistributedSection& section, const c
   check_engine_limits(distributed::sizes_of(section), options, checkpointing, problems);
   const auto note = [&](const char* key, const char* why) {
     const config::Node* written = node.find(key);
-    if (written && !written->is_null()) {
+    const bool off = !written || written->is_null() || (written->is_bool() && !written->as_bool());
+    if (!off) {
       report.note({fmt::format("distributed.{}", key), fmt::format("has no effect: {}", why), "", written->origin()});
     }
   };
-  note("sequence_parallel", "tp_size is 1");
   note("tp_plan", "tp_size is 1");
   note("enable_async_tensor_parallel", "tp_size is 1");
   note("multimodal", "language models have no other towers");

@@ -109,6 +109,7 @@ Job read_job(const RecipeSource& source, int world_size, bool for_training, conf
   job.recipe = load_recipe(source, report);
   job.world_size = world_size;
   if (for_training) job.setup = check_against_world(job.recipe, world_size, report);
+  job.recipe.notes = report.notes();
   return job;
 }
 

@@ -1,5 +1,5 @@
-// `automodel plan --only distributed`: the set-up that a `distributed:` section means on a number of ranks. Nothing else
-// of the recipe is read, so it works for any model and at any size.
+// `automodel plan --only distributed`: the set-up that a `distributed:` section means on a number of ranks. Nothing
+// else of the recipe is read, so it works for any model and at any size.
 #pragma once
 
 #include "train/commands.h"

@@ -85,6 +85,7 @@ Case random_case(uint64_t seed) {
   o.unit.keep_gathered = dice.between(0, 3) == 0;
   if (dice.coin()) o.reshard_after_forward = dice.coin();
   o.defer_reduce = dice.between(0, 3) > 0;
+  o.overlap_reduce = dice.between(0, 3) > 0;
   o.prefetch = static_cast<int>(dice.between(0, 2));
   o.prefetch_backward = static_cast<int>(dice.between(0, 3));
   o.activation_checkpointing = dice.between(0, 2) == 0;

@@ -13,7 +13,7 @@ using autograd::Var;
 
 namespace {
 
-constexpr int64_t kChunkBytes = int64_t{64} << 20;
+constexpr int64_t kChunkBytes = int64_t{48} << 20;
 
 // Rows of one chunk: as many as fit, in equal chunks.
 int64_t chunk_rows(int64_t rows, int64_t vocab) {

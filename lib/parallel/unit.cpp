@@ -79,11 +79,7 @@ void Unit::outdate() {
 
 void Unit::begin_gradients() {
   if (full_gradient_.defined()) return;
-  // With one shard the whole gradient is the rank's gradient, and the memory of the last step serves again.
-  if (layout_.shards() == 1 && gradient_.defined() && !summed_)
-    full_gradient_ = std::exchange(gradient_, {});
-  else
-    full_gradient_ = Tensor::empty({layout_.size()}, DType::kF32, allocator_, MemoryClass::kGradients);
+  full_gradient_ = Tensor::empty({layout_.size()}, DType::kF32, allocator_, MemoryClass::kGradients);
   for (const Segment& s : layout_.segments()) {
     s.param->grad = full_gradient_.narrow(s.offset, s.numel).view(s.param->shape);
     s.param->has_grad = false;
@@ -142,7 +138,7 @@ void Unit::finish_reduce() {
 
 void Unit::end_step() {
   summed_ = false;
-  if (layout_.shards() != 1) gradient_ = {};
+  gradient_ = {};
 }
 
 }  // namespace automodel::parallel

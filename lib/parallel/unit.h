@@ -58,7 +58,7 @@ class Unit {
 
   // Gradients. begin_gradients makes the buffer (content unspecified; the Params' has_grad says what counts); calling
   // it again within a step keeps what is there. start_reduce sums over the ranks, finish_reduce waits and drops the
-  // buffer.
+  // buffer. end_step drops the sum too: during the forward its memory serves the activations.
   void begin_gradients();
   void start_reduce();
   void finish_reduce();

@@ -13,6 +13,7 @@ int exit_code(Fault fault) {
     case Fault::kShape:
     case Fault::kComm:
     case Fault::kIo:
+    case Fault::kRun:
     case Fault::kBug:
       return 1;
   }
@@ -35,6 +36,8 @@ const char* name_of(Fault fault) {
       return "device";
     case Fault::kComm:
       return "communication";
+    case Fault::kRun:
+      return "run";
     case Fault::kIo:
       return "io";
     case Fault::kBug:

@@ -19,6 +19,7 @@ enum class Fault {
   kDevice,      // the requested device or backend is not there
   kComm,        // ranks cannot talk to each other
   kIo,          // the disk is full, read-only or failing
+  kRun,         // training itself went wrong: a gradient that is not a number
   kBug,         // a mistake of ours
 };
 

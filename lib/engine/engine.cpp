@@ -184,12 +184,12 @@ void Engine::refuse_gradients(float norm) const {
       const float* bad =
           std::find_if_not(begin, begin + (piece.end - piece.begin), [](float x) { return std::isfinite(x); });
       if (bad != begin + (piece.end - piece.begin))
-        fail(Fault::kData,
+        fail(Fault::kRun,
              "update {}: the gradient of {} is {} at element {}; lower the learning rate, or look at the data of this "
              "step",
              updates_ + 1, piece.param->name, *bad, piece.begin + (bad - begin));
     }
-  fail(Fault::kData, "update {}: the norm of the gradients is {}, because of a weight of another rank", updates_ + 1,
+  fail(Fault::kRun, "update {}: the norm of the gradients is {}, because of a weight of another rank", updates_ + 1,
        norm);
 }
 

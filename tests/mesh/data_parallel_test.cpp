@@ -261,6 +261,7 @@ TEST_CASE("a gradient that is not a number stops the job when asked for, and nam
       engine.step({std::span(&tokens, 1), 12, 1e-3, 0});
     } catch (const Error& error) {
       message = error.what();
+      CHECK(exit_code(error.fault()) == 1);
     }
     CHECK(message.starts_with("update 1: the "));
     CHECK(message.find("nan") != std::string::npos);

@@ -70,6 +70,7 @@ Batch collate(const std::vector<Sample>& samples, const std::vector<int64_t>& in
   batch.cols = (batch.cols + multiple - 1) / multiple * multiple;
   for (const auto& sample : samples) append_row(sample, options.pad_id, batch);
   batch.sample_count = batch.rows;
+  batch.samples = indices;
   if (packed) {
     batch.document_bounds.push_back(static_cast<int32_t>(batch.rows * batch.cols));
   } else {

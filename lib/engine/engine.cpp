@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/rng.h"
 #include "ops/kernels.h"
 #include "ops/pointwise.h"
 #include "parallel/grad_norm.h"
@@ -146,7 +147,10 @@ void Engine::finish_reductions() {
   if (reducing_ != nullptr) std::exchange(reducing_, nullptr)->finish_reduce();
 }
 
-double Engine::microbatch(const nn::Tokens& tokens, float grad_scale, bool reduce) {
+double Engine::microbatch(const nn::Tokens& batch, float grad_scale, bool reduce) {
+  nn::Tokens tokens = batch;
+  if (options_.dropout_seed)
+    tokens.dropout_key = Random(*options_.dropout_seed, "dropout").bits64(static_cast<uint64_t>(updates_));
   Tape tape(allocator_, ops::add_into, true);
   Var x = forward(tape, tokens, reduce);
   ops::HeadLoss head = model_.loss(x, tokens, grad_scale);

@@ -32,6 +32,8 @@ struct EngineOptions {
   bool activation_checkpointing = false;
   bool trains = true;          // false: no moments are allocated and step() must not be called
   double max_grad_norm = 1.0;  // <= 0: no clipping
+  // Of the masks of dropout in step(); nothing: the model trains without the dropout that its config names.
+  std::optional<uint64_t> dropout_seed;
   optim::AdamSettings adam;
   std::vector<optim::ParamGroupOverride> group_overrides;
 };
@@ -100,7 +102,7 @@ class Engine {
   void gather_ahead(int from, int direction);
   autograd::Var forward(autograd::Tape& tape, const nn::Tokens& tokens, bool reduce);
   autograd::Var train_layer(int i, const autograd::Var& x, const nn::Tokens& tokens, bool reduce);
-  double microbatch(const nn::Tokens& tokens, float grad_scale, bool reduce);
+  double microbatch(const nn::Tokens& batch, float grad_scale, bool reduce);
   void begin_reduce(parallel::Unit& unit);
   void finish_reductions();
   [[noreturn]] void refuse_gradients(float norm) const;

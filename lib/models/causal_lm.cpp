@@ -17,8 +17,8 @@ Var CausalLM::embed(autograd::Tape& tape, const nn::Tokens& tokens) {
              "a sequence of {} tokens is longer than the {} positions of the model; use shorter sequences",
              tokens.positions_end(), parts_.info.max_positions);
   Var x = ops::embedding(tape, tokens.ids, parts_.token_embedding);
-  if (!parts_.position_embedding) return x;
-  return ops::add(x, ops::embedding(tape, tokens.positions, *parts_.position_embedding));
+  if (parts_.position_embedding) x = ops::add(x, ops::embedding(tape, tokens.positions, *parts_.position_embedding));
+  return parts_.embedding_dropout.forward(x, tokens);
 }
 
 Var CausalLM::layer(int i, const Var& x, const nn::Tokens& tokens) {

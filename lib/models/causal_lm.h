@@ -39,6 +39,7 @@ struct Parts {
   std::vector<std::unique_ptr<nn::Block>> blocks;
   nn::Norm final_norm;
   std::optional<nn::Param> head;  // empty: tied to the token embedding
+  nn::Dropout embedding_dropout{};
 };
 
 class CausalLM {

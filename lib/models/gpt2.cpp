@@ -71,11 +71,6 @@ ModelInfo info_of(const Gpt2Config& c) {
   info.max_positions = c.n_positions;
   info.absolute_positions = true;
   info.tied_head = c.tie_word_embeddings;
-  if (c.resid_pdrop > 0 || c.embd_pdrop > 0 || c.attn_pdrop > 0)
-    info.notes.push_back(
-        fmt::format("resid_pdrop {}, embd_pdrop {}, attn_pdrop {} are not applied: this model trains "
-                    "without dropout",
-                    c.resid_pdrop, c.embd_pdrop, c.attn_pdrop));
   return info;
 }
 
@@ -91,7 +86,9 @@ std::unique_ptr<CausalLM> build_gpt2(const config::Node& node, config::Report& r
   attention.layout = {c.n_head, c.n_head, info.head_dim};
   attention.bias = attention.output_bias = true;
   attention.init_std = std;
-  nn::MlpSpec mlp{c.n_embd, info.intermediate_size, true, *parse_activation(c.activation_function), std};
+  attention.dropout = c.attn_pdrop;
+  attention.output_dropout = c.resid_pdrop;
+  nn::MlpSpec mlp{c.n_embd, info.intermediate_size, true, *parse_activation(c.activation_function), std, c.resid_pdrop};
 
   std::vector<std::unique_ptr<nn::Block>> blocks;
   for (int64_t i = 0; i < c.n_layer; ++i) {
@@ -107,10 +104,11 @@ std::unique_ptr<CausalLM> build_gpt2(const config::Node& node, config::Report& r
   }
   std::optional<nn::Param> head;
   if (!c.tie_word_embeddings) head.emplace("lm_head.weight", Shape{c.vocab_size, c.n_embd}, nn::Init::normal(std));
-  return std::make_unique<CausalLM>(Parts{
-      std::move(info), nn::Param("transformer.wte.weight", {c.vocab_size, c.n_embd}, nn::Init::normal(std)),
-      nn::Param("transformer.wpe.weight", {c.n_positions, c.n_embd}, nn::Init::normal(std)), nullptr, std::move(blocks),
-      nn::Norm("transformer.ln_f", c.n_embd, nn::NormKind::kLayer, c.layer_norm_epsilon), std::move(head)});
+  return std::make_unique<CausalLM>(
+      Parts{std::move(info), nn::Param("transformer.wte.weight", {c.vocab_size, c.n_embd}, nn::Init::normal(std)),
+            nn::Param("transformer.wpe.weight", {c.n_positions, c.n_embd}, nn::Init::normal(std)), nullptr,
+            std::move(blocks), nn::Norm("transformer.ln_f", c.n_embd, nn::NormKind::kLayer, c.layer_norm_epsilon),
+            std::move(head), nn::Dropout("transformer.drop", c.embd_pdrop)});
 }
 
 }  // namespace

@@ -108,9 +108,6 @@ ModelInfo info_of(const std::string& model_type, const RotaryConfig& c) {
   info.head_dim = c.head_dim.value_or(c.hidden_size / c.num_attention_heads);
   info.max_positions = c.max_position_embeddings;
   info.tied_head = c.tie_word_embeddings;
-  if (c.attention_dropout > 0)
-    info.notes.push_back(
-        fmt::format("attention_dropout {} is not applied: this model trains without dropout", c.attention_dropout));
   return info;
 }
 
@@ -143,6 +140,7 @@ std::unique_ptr<CausalLM> build_rotary(const std::string& model_type, const Rota
   attention.norm_eps = c.rms_norm_eps;
   attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(info.head_dim)));
   attention.init_std = std;
+  attention.dropout = c.attention_dropout;
   nn::MlpSpec mlp{c.hidden_size, c.intermediate_size, features.mlp_bias, *parse_activation(c.hidden_act), std};
 
   std::vector<std::unique_ptr<nn::Block>> blocks;

@@ -20,7 +20,7 @@ class DecoderBlock final : public Block {
 
   autograd::Var forward(const autograd::Var& x, const Tokens& tokens) override {
     autograd::Var h = ops::add(x, attention_.forward(attention_norm_.forward(x), tokens));
-    return ops::add(h, mlp_.forward(mlp_norm_.forward(h)));
+    return ops::add(h, mlp_.forward(mlp_norm_.forward(h), tokens));
   }
 
   std::vector<Param*> params() override {

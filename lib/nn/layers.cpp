@@ -16,16 +16,17 @@ void collect_linear(Linear& linear, std::vector<Param*>& out) {
   if (linear.bias() != nullptr) out.push_back(linear.bias());
 }
 
-ops::AttentionArgs attention_args(const AttentionSpec& spec, const Tokens& tokens) {
+ops::AttentionArgs attention_args(const AttentionSpec& spec, const Dropout& dropout, const Tokens& tokens) {
   return {.batch = tokens.batch,
           .sequence = tokens.sequence,
           .layout = spec.layout,
           .scale = spec.scale,
-          .window = spec.window};
+          .window = spec.window,
+          .dropout = dropout.args(tokens)};
 }
 
-Var attend(const Var& qkv, const AttentionSpec& spec, const Tokens& tokens) {
-  ops::AttentionArgs args = attention_args(spec, tokens);
+Var attend(const Var& qkv, const AttentionSpec& spec, const Dropout& dropout, const Tokens& tokens) {
+  ops::AttentionArgs args = attention_args(spec, dropout, tokens);
   if (tokens.cache != nullptr)
     return ops::attention(qkv, args, tokens.cache->layer(tokens.layer), tokens.cache->capacity());
   return ops::attention(qkv, args, tokens.document_start);
@@ -63,7 +64,8 @@ RotaryAttention::RotaryAttention(const std::string& prefix, const AttentionSpec&
       v_(prefix + "v_proj",
          {spec.hidden, spec.layout.kv_heads * spec.layout.head_dim, spec.bias, false, spec.init_std}),
       o_(prefix + "o_proj",
-         {spec.layout.heads * spec.layout.head_dim, spec.hidden, spec.output_bias, false, spec.init_std}) {
+         {spec.layout.heads * spec.layout.head_dim, spec.hidden, spec.output_bias, false, spec.init_std}),
+      dropout_(prefix + "attn_dropout", spec.dropout) {
   if (!spec.head_norm) return;
   q_norm_.emplace(prefix + "q_norm.weight", Shape{spec.layout.head_dim}, Init::ones());
   k_norm_.emplace(prefix + "k_norm.weight", Shape{spec.layout.head_dim}, Init::ones());
@@ -74,7 +76,7 @@ Var RotaryAttention::forward(const Var& x, const Tokens& tokens) {
   Var qkv = ops::linear(x, qkv_weights);
   if (q_norm_) qkv = ops::head_norm(qkv, *q_norm_, *k_norm_, spec_.layout, static_cast<float>(spec_.norm_eps));
   qkv = ops::rope(qkv, tokens.positions, rope_.table(tokens.positions_end(), x.tape->allocator()), spec_.layout);
-  return o_.forward(attend(qkv, spec_, tokens));
+  return o_.forward(attend(qkv, spec_, dropout_, tokens));
 }
 
 void RotaryAttention::collect(std::vector<Param*>& out) {
@@ -91,10 +93,13 @@ FusedAttention::FusedAttention(const std::string& prefix, const AttentionSpec& s
     : spec_(spec),
       qkv_(prefix + "c_attn", {spec.hidden, spec.layout.width(), spec.bias, true, spec.init_std}),
       o_(prefix + "c_proj",
-         {spec.layout.heads * spec.layout.head_dim, spec.hidden, spec.output_bias, true, output_std}) {}
+         {spec.layout.heads * spec.layout.head_dim, spec.hidden, spec.output_bias, true, output_std}),
+      dropout_(prefix + "attn_dropout", spec.dropout),
+      output_dropout_(prefix + "resid_dropout", spec.output_dropout) {}
 
 Var FusedAttention::forward(const Var& x, const Tokens& tokens) {
-  return o_.forward(attend(qkv_.forward(x), spec_, tokens));
+  Var out = o_.forward(attend(qkv_.forward(x), spec_, dropout_, tokens));
+  return output_dropout_.forward(out, tokens);
 }
 
 void FusedAttention::collect(std::vector<Param*>& out) {
@@ -108,7 +113,7 @@ GatedMlp::GatedMlp(const std::string& prefix, const MlpSpec& spec)
       down_(prefix + "down_proj", {spec.inner, spec.hidden, spec.bias, false, spec.init_std}),
       activation_(spec.activation) {}
 
-Var GatedMlp::forward(const Var& x) {
+Var GatedMlp::forward(const Var& x, const Tokens&) {
   std::array<ops::Projection, 2> weights{gate_.projection(), up_.projection()};
   return down_.forward(ops::gated(ops::linear(x, weights), activation_));
 }
@@ -123,10 +128,11 @@ void GatedMlp::collect(std::vector<Param*>& out) {
 PlainMlp::PlainMlp(const std::string& prefix, const MlpSpec& spec, float output_std)
     : in_(prefix + "c_fc", {spec.hidden, spec.inner, spec.bias, true, spec.init_std}),
       out_(prefix + "c_proj", {spec.inner, spec.hidden, spec.bias, true, output_std}),
-      activation_(spec.activation) {}
+      activation_(spec.activation),
+      dropout_(prefix + "dropout", spec.dropout) {}
 
-Var PlainMlp::forward(const Var& x) {
-  return out_.forward(ops::activation(in_.forward(x), activation_));
+Var PlainMlp::forward(const Var& x, const Tokens& tokens) {
+  return dropout_.forward(out_.forward(ops::activation(in_.forward(x), activation_)), tokens);
 }
 
 void PlainMlp::collect(std::vector<Param*>& out) {

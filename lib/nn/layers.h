@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "nn/dropout.h"
 #include "nn/param.h"
 #include "nn/rope.h"
 #include "nn/tokens.h"
@@ -58,6 +59,8 @@ struct AttentionSpec {
   int64_t window = 0;  // sliding window; 0: none
   float scale = 1;
   float init_std = 0.02f;
+  double dropout = 0;         // of the attention weights
+  double output_dropout = 0;  // of what o gives (GPT-2)
 };
 
 // Separate q_proj, k_proj, v_proj, o_proj with rotary positions (Llama and its relatives).
@@ -72,6 +75,7 @@ class RotaryAttention {
   Rope& rope_;
   Linear q_, k_, v_, o_;
   std::optional<Param> q_norm_, k_norm_;
+  Dropout dropout_;
 };
 
 // One fused c_attn and c_proj, absolute positions (GPT-2).
@@ -84,6 +88,7 @@ class FusedAttention {
  private:
   AttentionSpec spec_;
   Linear qkv_, o_;
+  Dropout dropout_, output_dropout_;
 };
 
 struct MlpSpec {
@@ -92,13 +97,14 @@ struct MlpSpec {
   bool bias = false;
   ops::Activation activation = ops::Activation::kSilu;
   float init_std = 0.02f;
+  double dropout = 0;  // of the output (GPT-2)
 };
 
 // down(act(gate(x)) * up(x)).
 class GatedMlp {
  public:
   GatedMlp(const std::string& prefix, const MlpSpec& spec);
-  autograd::Var forward(const autograd::Var& x);
+  autograd::Var forward(const autograd::Var& x, const Tokens& tokens);
   void collect(std::vector<Param*>& out);
 
  private:
@@ -110,12 +116,13 @@ class GatedMlp {
 class PlainMlp {
  public:
   PlainMlp(const std::string& prefix, const MlpSpec& spec, float output_std);
-  autograd::Var forward(const autograd::Var& x);
+  autograd::Var forward(const autograd::Var& x, const Tokens& tokens);
   void collect(std::vector<Param*>& out);
 
  private:
   Linear in_, out_;
   ops::Activation activation_;
+  Dropout dropout_;
 };
 
 }  // namespace automodel::nn

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "nn/kv_cache.h"
 #include "tensor/tensor.h"
@@ -15,6 +16,10 @@ struct Tokens {
   Tensor positions;       // i32 [T]; restart in every document of a packed row
   Tensor labels;          // i32 [T], -100 where ignored; undefined when no loss is wanted
   Tensor document_start;  // i32 [batch, sequence], see ops::AttentionArgs; undefined: one document per row
+
+  // Training with dropout: what the masks of this step depend on; nothing: nothing is dropped.
+  std::optional<uint64_t> dropout_key;
+  Tensor samples;  // i64 [batch]: the rows' numbers in the dataset, which the masks depend on too
 
   // Generation: what was seen before these tokens, which are added to it; null: nothing is kept. The first tokens of a
   // text come together, the others one by one (sequence = 1). Not together with document_start.

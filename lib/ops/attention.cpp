@@ -47,9 +47,11 @@ Var attention(const Var& qkv, AttentionArgs args, const Tensor& document_start) 
   args.document_start = document_start.defined() ? &document_start : nullptr;
   k.attention_forward(out, lse, qkv.value, args);
 
+  Tensor samples = args.dropout.p > 0 ? *args.dropout.samples : Tensor{};
   return qkv.tape->record("attention", out, {qkv}, false, {qkv.value, out, lse},
-                          [args, document_start, &k](Gradients& g) {
+                          [args, document_start, samples, &k](Gradients& g) {
                             AttentionArgs again = args;
+                            again.dropout.samples = &samples;
                             again.document_start = document_start.defined() ? &document_start : nullptr;
                             Tensor dqkv = Tensor::empty(g.saved(0).shape(), g.saved(0).dtype(), g.allocator());
                             k.attention_backward(dqkv, g.dy(), g.saved(0), g.saved(1), g.saved(2), again);

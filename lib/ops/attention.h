@@ -16,8 +16,9 @@ struct RopeTable {
 // rows.
 autograd::Var rope(const autograd::Var& qkv, const Tensor& positions, const RopeTable& table, const HeadLayout& layout);
 
-// Softmax attention; see AttentionArgs for mask and packed documents. `document_start` (undefined: one document per
-// row) must match args.batch and args.sequence; args.document_start is set from it. Result [T, heads * head_dim].
+// Softmax attention; see AttentionArgs for mask, packed documents and dropout. `document_start` (undefined: one
+// document per row) must match args.batch and args.sequence; args.document_start is set from it. Result [T, heads *
+// head_dim].
 autograd::Var attention(const autograd::Var& qkv, AttentionArgs args, const Tensor& document_start);
 
 // What generation keeps of one layer. A layer with a sliding window keeps one window, as a ring.

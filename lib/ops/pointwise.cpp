@@ -59,6 +59,21 @@ Var activation(const Var& x, Activation act) {
   return out;
 }
 
+Var dropout(const Var& x, const DropoutArgs& args) {
+  AM_CHECK(x.value.rows() % args.samples->numel() == 0, Fault::kShape, "dropout: x has shape {} for {} samples",
+           x.value.shape().str(), args.samples->numel());
+  const Kernels& k = kernels(x.value.device());
+  k.dropout(x.value, x.value, args);
+  return x.tape->record("dropout", x.value, {x}, false, {}, [args, samples = *args.samples, &k](Gradients& g) {
+    DropoutArgs again = args;
+    again.samples = &samples;
+    Tensor dy = std::move(g.dy());
+    Tensor dx = dy.unique() ? dy : Tensor::empty(dy.shape(), dy.dtype(), g.allocator());
+    k.dropout(dx, dy, again);
+    g.pass(0, std::move(dx));
+  });
+}
+
 Var embedding(Tape& tape, const Tensor& ids, Param& table) {
   const Kernels& k = kernels(table.value.device());
   Tensor y = Tensor::empty({ids.numel(), table.value.size(1)}, table.value.dtype(), tape.allocator());

@@ -15,6 +15,9 @@ autograd::Var gated(const autograd::Var& gate_up, Activation act);
 
 autograd::Var activation(const autograd::Var& x, Activation act);
 
+// Dropout; x [T, D] is overwritten. The mask is made again in the backward. `args.samples` is only read here.
+autograd::Var dropout(const autograd::Var& x, const DropoutArgs& args);
+
 // Rows of `table` [V, D] for ids i32 [T]: [T, D] in the table's type.
 autograd::Var embedding(autograd::Tape& tape, const Tensor& ids, autograd::Param& table);
 

@@ -105,6 +105,7 @@ nn::Tokens tokens_of(const BatchShape& shape, Allocator& allocator) {
   tokens.ids = ids(flat);
   tokens.labels = ids(flat);
   tokens.positions = ids(flat);
+  tokens.samples = Tensor::empty({shape.rows}, DType::kI64, allocator, MemoryClass::kWorkspace);
   if (shape.packed) tokens.document_start = ids({shape.rows, shape.cols});
   return tokens;
 }

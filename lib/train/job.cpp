@@ -166,6 +166,7 @@ engine::EngineOptions engine_options(const Job& job) {
   place_by(options, distributed::options_of(config.distributed), replicas,
            distributed::activation_checkpointing_of(config.distributed), job.precision);
   options.max_grad_norm = config.clip_grad_norm.max_norm;
+  options.dropout_seed = static_cast<uint64_t>(config.base_seed());
   options.adam = optim::resolve(config.optimizer);
   options.group_overrides = optim::param_group_overrides(config.optimizer);
   return options;

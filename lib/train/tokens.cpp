@@ -5,8 +5,10 @@
 namespace automodel::train {
 namespace {
 
-Tensor upload(const std::vector<int32_t>& values, Shape shape, Allocator& allocator) {
-  Tensor t = Tensor::empty(shape, DType::kI32, allocator, MemoryClass::kWorkspace);
+template <class T>
+Tensor upload(const std::vector<T>& values, Shape shape, Allocator& allocator) {
+  DType dtype = sizeof(T) == 8 ? DType::kI64 : DType::kI32;
+  Tensor t = Tensor::empty(shape, dtype, allocator, MemoryClass::kWorkspace);
   if (!t.device().is_meta()) allocator.copy(t.raw(), values.data(), t.bytes());
   return t;
 }
@@ -32,6 +34,7 @@ nn::Tokens to_tokens(const data::Batch& batch, Allocator& allocator) {
   tokens.ids = upload(batch.input_ids, flat, allocator);
   tokens.labels = upload(batch.labels, flat, allocator);
   tokens.positions = upload(batch.position_ids, flat, allocator);
+  tokens.samples = upload(batch.samples, {batch.rows}, allocator);
   if (!batch.document_bounds.empty())
     tokens.document_start = upload(document_starts(batch), {batch.rows, batch.cols}, allocator);
   return tokens;
@@ -44,7 +47,7 @@ nn::Tokens to_tokens(std::span<const int32_t> ids, Allocator& allocator, int32_t
   nn::Tokens tokens;
   tokens.batch = 1;
   tokens.sequence = n;
-  tokens.ids = upload({ids.begin(), ids.end()}, {n}, allocator);
+  tokens.ids = upload(std::vector(ids.begin(), ids.end()), {n}, allocator);
   tokens.positions = upload(positions, {n}, allocator);
   return tokens;
 }

@@ -235,3 +235,32 @@ TEST_CASE("markers run in reverse, and memory comes back") {
   }
   CHECK(b.allocator->stats().current_total == before);
 }
+
+TEST_CASE("dropout of activations and of attention weights") {
+  Bench b;
+  std::vector<int64_t> numbers{5, 9};
+  Tensor samples = Tensor::wrap(numbers.data(), {2}, DType::kI64);
+  Param w = b.param({11, 11});
+  ops::DropoutArgs dropout{0.4f, 77, &samples};
+  check_op(b,
+           [&](Tape&, const Var& x) {
+             return ops::dropout(ops::linear(x, {&w, nullptr, false}), dropout);
+           },
+           b.random({10, 11}), {&w});
+  // Behind a residual connection, whose gradient belongs to another op too.
+  check_op(b,
+           [&](Tape&, const Var& x) {
+             return ops::add(x, ops::dropout(ops::linear(x, {&w, nullptr, false}), dropout));
+           },
+           b.random({10, 11}), {&w});
+  ops::HeadLayout layout{4, 2, 6};
+  for (int64_t window : {0, 3})
+    check_op(b,
+             [&](Tape&, const Var& x) {
+               return ops::attention(
+                   x,
+                   {.batch = 2, .sequence = 7, .layout = layout, .scale = 0.4f, .window = window, .dropout = dropout},
+                   {});
+             },
+             b.random({14, layout.width()}), {});
+}

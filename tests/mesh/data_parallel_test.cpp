@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,16 +24,22 @@ const char* const kLlama = R"({"model_type": "llama", "vocab_size": 61, "hidden_
   "max_position_embeddings": 64, "initializer_range": 0.2})";
 const char* const kGpt2 = R"({"model_type": "gpt2", "vocab_size": 53, "n_embd": 20, "n_layer": 2, "n_head": 2,
   "n_positions": 32, "initializer_range": 0.2, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0})";
+const char* const kDroppingGpt2 = R"({"model_type": "gpt2", "vocab_size": 53, "n_embd": 20, "n_layer": 2, "n_head": 2,
+  "n_positions": 32, "initializer_range": 0.2, "resid_pdrop": 0.1, "embd_pdrop": 0.2, "attn_pdrop": 0.3})";
+const char* const kDroppingLlama = R"({"model_type": "llama", "vocab_size": 61, "hidden_size": 24,
+  "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+  "tie_word_embeddings": true, "max_position_embeddings": 64, "initializer_range": 0.2, "attention_dropout": 0.25})";
 
 constexpr int64_t kGlobalBatch = 24;
 constexpr int64_t kLength = 13;
-constexpr int64_t kAccumulation = 2;
 
 struct Job {
   const char* config = kLlama;
   int ranks = 1;
   engine::EngineOptions options;
   int steps = 20;
+  int64_t accumulation = 2;
+  int stop = 0;  // after so many steps another engine goes on with the state of the first; 0: never
 };
 
 struct Trace {
@@ -55,17 +62,21 @@ std::pair<std::vector<int32_t>, std::vector<int32_t>> sample(int step, int64_t p
   return {ids, labels};
 }
 
-std::vector<nn::Tokens> microbatches(int step, int rank, int ranks, int vocab) {
-  int64_t local = kGlobalBatch / (kAccumulation * ranks);
+std::vector<nn::Tokens> microbatches(int step, int64_t accumulation, int rank, int ranks, int vocab) {
+  int64_t local = kGlobalBatch / (accumulation * ranks);
   std::vector<nn::Tokens> out;
-  for (int64_t a = 0; a < kAccumulation; ++a) {
+  for (int64_t a = 0; a < accumulation; ++a) {
     std::vector<int32_t> ids, labels;
+    std::vector<int64_t> numbers;
     for (int64_t i = 0; i < local; ++i) {
-      auto [x, y] = sample(step, ranks * (a * local + i) + rank, vocab);
+      numbers.push_back(ranks * (a * local + i) + rank);
+      auto [x, y] = sample(step, numbers.back(), vocab);
       ids.insert(ids.end(), x.begin(), x.end());
       labels.insert(labels.end(), y.begin(), y.end());
     }
     out.push_back(support::make_tokens(local, kLength, ids, labels));
+    out.back().samples = Tensor::empty({local}, DType::kI64, support::token_memory());
+    std::memcpy(out.back().samples.raw(), numbers.data(), out.back().samples.bytes());
   }
   return out;
 }
@@ -79,21 +90,38 @@ int64_t label_count(int step, int vocab) {
   return n;
 }
 
+// Puts another engine with the same state into the place of one.
+void start_again(std::optional<engine::Engine>& engine, models::CausalLM& model, comm::World& world,
+                 Allocator& allocator, const engine::EngineOptions& options) {
+  std::vector<std::vector<float>> kept;
+  for (const auto& s : engine->state())
+    for (const float* from : {s.master, s.exp_avg, s.exp_avg_sq}) kept.emplace_back(from, from + (s.end - s.begin));
+  int64_t updates = engine->updates();
+  engine.reset();
+  engine.emplace(model, world.global(), allocator, options);
+  auto next = kept.begin();
+  for (const auto& s : engine->state())
+    for (float* to : {s.master, s.exp_avg, s.exp_avg_sq}) std::ranges::copy(*next++, to);
+  engine->set_updates(updates);
+  engine->publish();
+}
+
 void train(const Job& job, comm::World& world, Trace& trace, std::mutex& mutex) {
   auto allocator = make_cpu_allocator();
   auto model = models::build(config::parse_json(job.config, "config.json"));
-  engine::Engine engine(*model, world.global(), *allocator, job.options);
-  engine.initialise(42);
+  std::optional<engine::Engine> engine(std::in_place, *model, world.global(), *allocator, job.options);
+  engine->initialise(42);
   auto vocab = static_cast<int>(model->info().vocab_size);
   for (int step = 0; step < job.steps; ++step) {
-    auto batches = microbatches(step, world.rank(), world.size(), vocab);
-    auto result = engine.step({batches, label_count(step, vocab), 3e-3, 0.1});
+    if (job.stop > 0 && step == job.stop) start_again(engine, *model, world, *allocator, job.options);
+    auto batches = microbatches(step, job.accumulation, world.rank(), world.size(), vocab);
+    auto result = engine->step({batches, label_count(step, vocab), 3e-3, 0.1});
     if (!world.is_main()) continue;
     trace.losses.push_back(result.loss);
     trace.norms.push_back(result.grad_norm);
   }
   std::lock_guard lock(mutex);
-  for (const auto& s : engine.state()) {
+  for (const auto& s : engine->state()) {
     auto& whole = trace.weights[s.param->name];
     whole.resize(static_cast<size_t>(s.param->shape.numel()));
     std::copy(s.master, s.master + (s.end - s.begin), whole.begin() + s.begin);
@@ -282,4 +310,70 @@ TEST_CASE("a step without any label changes no gradient and is counted") {
     CHECK(result.grad_norm == 0);
     CHECK(engine.updates() == 1);
   });
+}
+
+TEST_CASE("dropout trains alike on any ranks and in any microbatches, and ddp equals fsdp2 bit for bit") {
+  for (const char* config : {kDroppingGpt2, kDroppingLlama}) {
+    auto o = options(true);
+    o.dropout_seed = 3;
+    Trace one = run({config, 1, o});
+    for (int ranks : {2, 3, 4}) {
+      CAPTURE(ranks);
+      Trace fsdp = run({config, ranks, o});
+      check_close(fsdp, one);
+      auto replicated = o;
+      replicated.unit.shard = false;
+      check_identical(run({config, ranks, replicated}), fsdp);
+    }
+    for (int64_t accumulation : {1, 4}) {
+      CAPTURE(accumulation);
+      check_close(run({config, 2, o, 20, accumulation}), one);
+    }
+  }
+}
+
+TEST_CASE("dropout depends on the seed and on the step, and acts in the training that is asked for only") {
+  for (const char* config : {kDroppingGpt2, kDroppingLlama}) {
+    Trace without = run({config, 1, options(true), 4});
+    auto o = options(true);
+    o.dropout_seed = 3;
+    Trace first = run({config, 1, o, 4});
+    o.dropout_seed = 4;
+    Trace second = run({config, 1, o, 4});
+    CHECK(first.losses[0] != without.losses[0]);
+    CHECK(first.losses[0] != second.losses[0]);
+    for (size_t i = 0; i < first.losses.size(); ++i)
+      CHECK(std::abs(first.losses[i] - without.losses[i]) < 0.3 * without.losses[i]);
+
+    // The same weights and data in two steps.
+    auto allocator = make_cpu_allocator();
+    comm::World world = comm::World::single();
+    auto model = models::build(config::parse_json(config, "config.json"));
+    engine::Engine engine(*model, world.global(), *allocator, o);
+    engine.initialise(42);
+    auto batch = microbatches(0, 1, 0, 1, static_cast<int>(model->info().vocab_size));
+    double before = engine.evaluate(batch[0]);
+    auto one = engine.step({batch, 100, 0, 0}), two = engine.step({batch, 100, 0, 0});
+    CHECK(one.loss != two.loss);
+    CHECK(engine.evaluate(batch[0]) == before);
+    engine.set_updates(0);
+    CHECK(engine.step({batch, 100, 0, 0}).loss == one.loss);
+    CHECK(one.loss != before / 100);
+    engine::Engine plain(*model, world.global(), *allocator, options(true));
+    plain.initialise(42);
+    CHECK(plain.evaluate(batch[0]) == before);
+  }
+}
+
+TEST_CASE("with dropout, checkpointed activations, another engine and repetition give the same bits") {
+  for (const char* config : {kDroppingGpt2, kDroppingLlama})
+    for (DType param : {DType::kF32, DType::kBF16}) {
+      auto o = options(true, param);
+      o.dropout_seed = 3;
+      Trace base = run({config, 2, o, 6});
+      check_identical(base, run({config, 2, o, 6}));
+      check_identical(base, run({config, 2, o, 6, 2, 3}));
+      o.activation_checkpointing = true;
+      check_identical(base, run({config, 2, o, 6}));
+    }
 }

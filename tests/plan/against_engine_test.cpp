@@ -58,14 +58,16 @@ std::string random_config(Dice& dice) {
     int64_t heads = dice.between(1, 3);
     return fmt::format(
         R"({{"model_type": "gpt2", "vocab_size": {}, "n_embd": {}, "n_layer": {}, "n_head": {}, "n_positions": 64,
-        "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "tie_word_embeddings": {}}})",
-        vocab, heads * 2 * dice.between(3, 8), layers, heads, dice.coin());
+        "resid_pdrop": {}, "embd_pdrop": {}, "attn_pdrop": {}, "tie_word_embeddings": {}}})",
+        vocab, heads * 2 * dice.between(3, 8), layers, heads, 0.1 * dice.between(0, 1), 0.1 * dice.between(0, 1),
+        0.1 * dice.between(0, 1), dice.coin());
   }
   int64_t kv = dice.between(1, 2), heads = kv * dice.between(1, 3), width = 2 * dice.between(3, 8);
   std::string more;
-  if (family == "mistral" && dice.coin()) more = R"(, "sliding_window": 8)";
-  if (family == "qwen3" && dice.coin()) more = R"(, "head_dim": 16)";
-  if (family == "llama" && dice.coin()) more = R"(, "attention_bias": true, "mlp_bias": true)";
+  if (dice.coin()) more += R"(, "attention_dropout": 0.1)";
+  if (family == "mistral" && dice.coin()) more += R"(, "sliding_window": 8)";
+  if (family == "qwen3" && dice.coin()) more += R"(, "head_dim": 16)";
+  if (family == "llama" && dice.coin()) more += R"(, "attention_bias": true, "mlp_bias": true)";
   return fmt::format(
       R"({{"model_type": "{}", "vocab_size": {}, "hidden_size": {}, "intermediate_size": {}, "num_hidden_layers": {},
       "num_attention_heads": {}, "num_key_value_heads": {}, "max_position_embeddings": 64, "tie_word_embeddings": {}{}}})",
@@ -90,6 +92,7 @@ Case random_case(uint64_t seed) {
   o.prefetch_backward = static_cast<int>(dice.between(0, 3));
   o.activation_checkpointing = dice.between(0, 2) == 0;
   o.max_grad_norm = dice.coin() ? 1.0 : 0.0;
+  if (dice.coin()) o.dropout_seed = 7;
   c.request.accumulation = dice.between(1, 5);
   c.request.microbatch = {dice.between(1, 4), dice.between(1, 40), dice.between(0, 2) == 0};
   c.request.world_size = c.ranks;
@@ -107,6 +110,7 @@ constexpr int kSteps = 3;
 // Any tokens will do, and two documents to a packed row.
 nn::Tokens real_tokens(const plan::BatchShape& shape, Allocator& allocator) {
   nn::Tokens tokens = plan::tokens_of(shape, allocator);
+  for (int64_t r = 0; r < shape.rows; ++r) tokens.samples.data<int64_t>()[r] = r;
   for (int64_t t = 0; t < shape.rows * shape.cols; ++t) {
     auto i = static_cast<int32_t>(t % shape.cols);
     auto second = static_cast<int32_t>(shape.cols / 2);

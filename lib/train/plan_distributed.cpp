@@ -12,6 +12,7 @@
 #include "core/file.h"
 #include "distributed/mesh_picture.h"
 #include "distributed/setup_json.h"
+#include "train/plan_pipeline.h"
 #include "train/ranks.h"
 
 namespace automodel::train {
@@ -127,6 +128,9 @@ void print_text(const Resolved& resolved, const PlanOptions& options, const std:
   fmt::print("\nranks\n{}", distributed::mesh_picture(setup.mesh_context, picture));
   if (const std::string table = distributed::group_table(setup.mesh_context, picture); !table.empty()) {
     fmt::print("\ngroups\n{}", table);
+  }
+  if (setup.pipeline_config) {
+    fmt::print("\npipeline\n{}", pipeline_lines(*setup.pipeline_config, setup.mesh_context.pp_size()));
   }
   const json data = distributed::to_json(setup, resolved.asked, resolved.remarks);
   std::vector<std::string> changed = distributed::changed_options(data);

@@ -119,3 +119,20 @@ TEST_CASE("A hundred thousand ranks are planned within a second") {
   MESSAGE(ms << " ms");
   CHECK(ms < 1000);
 }
+
+TEST_CASE("The text draws the schedule of a pipeline, or says why there is none") {
+  const auto plan = [](const std::string& pipeline) {
+    return Recipe("distributed:\n  pp_size: 4\n  pipeline: {" + pipeline + "}\n").plan("--world-size 4");
+  };
+  Run run = plan("pp_schedule: gpipe, pp_batch_size: 4");
+  CHECK(run.code == 0);
+  // (4 - 1) / (4 + 4 - 1) of the time.
+  CHECK(has(run, "GPipe: 4 stages, 4 microbatches, bubble 42.9 %, at most 4 alive on a rank"));
+  CHECK(has(run, "  pp 3   ...0123aabbccdd......"));
+  run = plan("pp_schedule: zero_bubble, pp_batch_size: 8");
+  CHECK(has(run, "InterleavedZeroBubble: 8 stages, 8 microbatches"));
+  CHECK(has(run, "# for the weights"));
+  run = plan("pp_schedule: Interleaved1F1B, pp_batch_size: 9");
+  CHECK(run.code == 0);
+  CHECK(has(run, "no schedule: Interleaved1F1B runs 9 microbatches in 2 equal rounds"));
+}

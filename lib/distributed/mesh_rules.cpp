@@ -11,17 +11,25 @@ namespace {
 
 // Sizes beyond any job; products stop growing here.
 constexpr int64_t kHuge = int64_t{1} << 40;
+// The most ranks of a job.
+constexpr int64_t kMost = int64_t{1} << 30;
 
 int64_t times(int64_t a, int64_t b) {
   return a > kHuge / b ? kHuge : a * b;
 }
 
-// The divisors of n nearest to `asked`: "2 or 4".
-std::string nearest_divisors(int64_t n, int64_t asked) {
+// A product as it is told: where it stopped growing, its least value.
+std::string shown(int64_t product) {
+  return product < kHuge ? std::to_string(product) : "more than 10^12";
+}
+
+// The divisors of n, up to `most`, nearest to `asked`: "2 or 4".
+std::string nearest_divisors(int64_t n, int64_t asked, int64_t most = kHuge) {
   int64_t below = 0, above = 0;
   for (int64_t d = 1; d * d <= n; ++d) {
     if (n % d != 0) continue;
     for (int64_t divisor : {d, n / d}) {
+      if (divisor > most) continue;
       if (divisor < asked) below = std::max(below, divisor);
       if (divisor > asked && (above == 0 || divisor < above)) above = divisor;
     }
@@ -76,25 +84,31 @@ const char* largest_key(const Sizes& s) {
   return s.cp >= s.pp ? "cp_size" : "pp_size";
 }
 
+// What to do when the sizes make `product` ranks; `others` is that without the data-parallel size.
+std::string hint_for_product(int64_t world, int64_t others, int64_t product) {
+  const std::string start = fmt::format("start {} ranks", product);
+  if (world % others != 0) return product <= kMost ? start : "choose smaller sizes";
+  const std::string infer = fmt::format("write dp_size: none to use all {} ranks", world);
+  return product <= kMost ? infer + ", or " + start : infer;
+}
+
 // The data-parallel size; nothing, and a problem, when the job does not fit.
 std::optional<int64_t> data_parallel_size(const MeshRequest& request, const Sizes& s, config::Problems& problems) {
   const int64_t world = request.world_size;
   const bool megatron = request.strategy == Strategy::kMegatronFsdp;
   const int64_t others = times(times(s.tp, s.cp), s.pp);
   const std::string factors = megatron ? "tp_size * cp_size" : "tp_size * cp_size * pp_size";
-  const std::string numbers = megatron ? fmt::format("{} * {} = {}", s.tp, s.cp, others)
-                                       : fmt::format("{} * {} * {} = {}", s.tp, s.cp, s.pp, others);
+  const std::string numbers = megatron ? fmt::format("{} * {} = {}", s.tp, s.cp, shown(others))
+                                       : fmt::format("{} * {} * {} = {}", s.tp, s.cp, s.pp, shown(others));
   if (!s.dp) {
     if (world % others == 0) return world / others;
     const char* key = largest_key(s);
     const bool tp = std::string_view(key) == "tp_size", cp = std::string_view(key) == "cp_size";
     const int64_t asked = tp ? s.tp : cp ? s.cp : s.pp;
     const int64_t rest = tp ? times(s.cp, s.pp) : cp ? times(s.tp, s.pp) : times(s.tp, s.cp);
-    const std::string hint =
-        world % rest == 0
-            ? fmt::format("write {}: {}, or start a multiple of {} ranks", key, nearest_divisors(world / rest, asked),
-                          others)
-            : fmt::format("start a multiple of {} ranks, or choose sizes whose product divides {}", others, world);
+    std::string hint = world % rest == 0 ? fmt::format("write {}: {}", key, nearest_divisors(world / rest, asked))
+                                         : fmt::format("choose sizes whose product divides {}", world);
+    if (others <= kMost) hint += fmt::format(", or start a multiple of {} ranks", others);
     problems.add(key, fmt::format("the job's {} ranks are no multiple of {} = {}", world, factors, numbers), hint);
     return std::nullopt;
   }
@@ -105,10 +119,8 @@ std::optional<int64_t> data_parallel_size(const MeshRequest& request, const Size
                fmt::format("dp_size {} * {} = {} ranks, but the job has {}", *s.dp,
                            megatron ? fmt::format("tp_size {} * cp_size {}", s.tp, s.cp)
                                     : fmt::format("tp_size {} * cp_size {} * pp_size {}", s.tp, s.cp, s.pp),
-                           product, world),
-               world % others == 0
-                   ? fmt::format("write dp_size: none to use all {} ranks, or start {} ranks", world, product)
-                   : fmt::format("start {} ranks", product));
+                           shown(product), world),
+               hint_for_product(world, others, product));
   return std::nullopt;
 }
 
@@ -116,7 +128,8 @@ bool check_replicas(int64_t dp, int64_t replicate, config::Problems& problems) {
   if (replicate == 1) return true;
   if (dp % replicate != 0) {
     problems.add("dp_replicate_size", fmt::format("dp_size {} is no multiple of dp_replicate_size {}", dp, replicate),
-                 fmt::format("write dp_replicate_size: {}", nearest_divisors(dp, replicate)));
+                 fmt::format("write dp_replicate_size: {}",
+                             nearest_divisors(dp, replicate, std::max<int64_t>(1, dp / 2))));  // it has to be below dp
     return false;
   }
   if (replicate < dp) return true;
@@ -186,9 +199,9 @@ MeshContext fsdp2_mesh(int dp, const Sizes& s, const std::vector<int>& ranks) {
 
 std::optional<MeshContext> build_mesh(const MeshRequest& request, config::Problems& problems) {
   const ParallelismSizes& asked = request.sizes;
-  constexpr int64_t kMost = int64_t{1} << 30;
   if (request.world_size < 1 || request.world_size > kMost) {
-    problems.add("world_size", fmt::format("a job cannot have {} ranks", request.world_size), "start at least 1 rank");
+    problems.add("world_size", fmt::format("a job cannot have {} ranks", request.world_size),
+                 request.world_size < 1 ? "start at least 1 rank" : fmt::format("start at most {} ranks", kMost));
     return std::nullopt;
   }
   if (!check_positive(asked, problems)) return std::nullopt;

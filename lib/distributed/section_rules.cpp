@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "config/config.h"
 #include "config/scalar.h"
@@ -90,8 +91,7 @@ class Rules {
       const config::Node* written = section_.find(name);
       if (!written || written->is_null() || written->is_int()) continue;
       if (!written->defects().empty()) continue;
-      complain(name, fmt::format("expected a whole number, got {}", config::show(*written)),
-               written->is_float() ? "write it without a point" : "leave the key out for its default");
+      complain(name, fmt::format("expected a whole number, got {}", config::show(*written)), hint_for_size(*written));
       section_.erase(name);
     }
   }
@@ -237,6 +237,14 @@ class Rules {
     config::Problems(report_, section_, key_).add(name, std::move(message), std::move(hint));
   }
 
+  static const char* hint_for_size(const config::Node& written) {
+    if (!written.is_float()) return "leave the key out for its default";
+    constexpr double kMost = 1e15;  // whole numbers up to here are exact
+    const double value = written.as_double();
+    return std::abs(value) < kMost && value == std::floor(value) ? "write it without a point or an exponent"
+                                                                 : "no job has that many ranks, or a part of one";
+  }
+
   int64_t size(const char* name) const {
     const config::Node* written = section_.find(name);
     return written && written->is_int() ? written->as_int() : 1;
@@ -261,13 +269,17 @@ class Rules {
 }  // namespace
 
 void prepare_section(config::Node& section, config::Report& report, SectionRemarks& remarks, const std::string& key) {
-  if (section.is_null()) {
+  if (!section.defects().empty() && !section.is_map()) return;  // config::read tells them
+  translate_text(section);
+  if (!section.is_map()) {
+    if (!section.is_null()) {
+      report.add({key, fmt::format("expected a mapping, got {}", config::show(section)),
+                  fmt::format("write {}: {{}} for its defaults", key), section.origin()});
+    }
     const config::Origin origin = section.origin();
     section = config::Node::map();
     section.set_origin(origin);
   }
-  if (!section.is_map()) return;  // config::read says so
-  translate_text(section);
   Rules rules(section, report, remarks, key);
   rules.loader_keys();
   const std::optional<Strategy> strategy = rules.strategy();

@@ -61,17 +61,6 @@ void overlay(json& options, json& pipeline, json& moe, const SectionRemarks& rem
   }
 }
 
-// The type of what crosses stages follows the policy, also where that was kept as written.
-void settle_stage_dtype(json& pipeline, const json& options, const SectionRemarks& remarks) {
-  if (pipeline.is_null() || remarks.written("pipeline.dtype")) return;
-  const bool odd = remarks.written("mp_policy") || remarks.written("mp_policy.output_dtype") ||
-                   remarks.written("mp_policy.param_dtype");
-  if (!odd || !pipeline["dtype"].is_null()) return;
-  const json& policy = options.at("mp_policy");
-  if (!policy.is_object()) return;
-  pipeline["dtype"] = policy["output_dtype"].is_null() ? policy["param_dtype"] : policy["output_dtype"];
-}
-
 json mesh_json(const std::vector<comm::MeshAxis>& axes) {
   json out = {{"axes", json::array()}, {"shape", json::array()}};
   for (const comm::MeshAxis& axis : axes) {
@@ -99,7 +88,6 @@ json to_json(const DistributedSetup& setup, const ParallelismSizes& asked, const
   json pipeline = setup.pipeline_config ? struct_json(*setup.pipeline_config) : json();
   json moe = setup.moe_parallel_config ? struct_json(*setup.moe_parallel_config) : json();
   overlay(options, pipeline, moe, remarks);
-  settle_stage_dtype(pipeline, options, remarks);
   json out = {{"strategy", name_of(setup.strategy())},
               {"strategy_options", std::move(options)},
               {"parallelism_sizes", struct_json(asked)},

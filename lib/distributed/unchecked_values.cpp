@@ -118,11 +118,27 @@ class Keeper {
   const std::string& key_;
 };
 
+// What crosses stages has the type that the policy hands on, also where that was kept as written.
+void settle_stage_dtype(const config::Node& section, SectionRemarks& remarks) {
+  const config::Node* own = section.at_path("pipeline.dtype");
+  const config::Node* pipeline = section.find("pipeline");
+  if (!pipeline || !pipeline->is_map() || (own && !own->is_null()) || remarks.written("pipeline.dtype")) return;
+  for (const char* name : {"mp_policy.output_dtype", "mp_policy.param_dtype"}) {
+    if (const config::Node* odd = remarks.written(name)) {
+      remarks.as_written.emplace_back("pipeline.dtype", config::Node(*odd));
+      return;
+    }
+    const config::Node* typed = section.at_path(name);
+    if (typed && !typed->is_null()) return;
+  }
+}
+
 }  // namespace
 
 void keep_unchecked(config::Node& section, const config::Schema& schema, SectionRemarks& remarks,
                     const std::string& key) {
   Keeper(remarks, key).visit(section, schema, "");
+  settle_stage_dtype(section, remarks);
 }
 
 }  // namespace automodel::distributed

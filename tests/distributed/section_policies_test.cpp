@@ -55,6 +55,23 @@ TEST_CASE("What crosses stages has the type that the policy hands on") {
   CHECK(dtype("{dtype: float32}", "{reduce_dtype: float32}") == Result{DType::kF32, 0});
 }
 
+TEST_CASE("What crosses stages follows a policy that was kept as written") {
+  const auto dtype = [](const std::string& pipeline, const std::string& policy) {
+    Read r = read("{pp_size: 2, pipeline: " + pipeline + ", mp_policy: " + policy + "}", true);
+    config::Problems problems(r.report, *r.node.find("distributed"), "distributed");
+    const auto built = resolve_section(r.section, {2}, problems, r.remarks.warnings);
+    REQUIRE_MESSAGE(built, r.report.text());
+    return to_json(*built, sizes_of(r.section), r.remarks)["pipeline"]["dtype"].dump();
+  };
+  CHECK(dtype("{}", "{output_dtype: 16}") == "16");
+  CHECK(dtype("{}", "{param_dtype: 16}") == "16");
+  CHECK(dtype("{}", "{param_dtype: bf16, output_dtype: 16}") == "16");
+  CHECK(dtype("{}", "{param_dtype: 16, output_dtype: bf16}") == "\"bfloat16\"");
+  CHECK(dtype("{dtype: float32}", "{output_dtype: 16}") == "\"float32\"");
+  CHECK(dtype("{dtype: 32}", "{output_dtype: 16}") == "32");
+  CHECK(dtype("{}", "bf16") == "null");
+}
+
 TEST_CASE("Schedules are known by their names and the documented aliases; another one is a warning") {
   for (const char* name : {"1f1b", "GPIPE", "interleaved1f1b", "loopedbfs", "InterleavedZeroBubble", "zbvzerobubble",
                            "dualpipev", "interleaved_1f1b", "looped_bfs", "dfs", "v_schedule", "zero_bubble"}) {

@@ -309,6 +309,29 @@ TEST_CASE("Sizes are whole numbers, and null means the default") {
   }
 }
 
+TEST_CASE("A section that is no mapping is told with what to write, and text is read as the reference reads it") {
+  for (const char* wrong : {"3", "[1]", "[]", "''", "fsdp2", "true"}) {
+    const std::string text = problems(wrong);
+    CHECK(has(text, "expected a mapping"));
+    CHECK(has(text, "write distributed: {} for its defaults"));
+  }
+  CHECK(setup("none", 2).strategy() == Strategy::kFsdp2);
+  CHECK(setup("\"{'strategy': 'ddp'}\"", 2).strategy() == Strategy::kDdp);
+}
+
+TEST_CASE("Hints about sizes can be followed") {
+  CHECK(has(problems("{tp_size: 2.0}"), "write it without a point or an exponent"));
+  CHECK(has(problems("{tp_size: 99999999999999999999}"), "no job has that many ranks"));
+  CHECK(has(problems("{tp_size: 2.5}"), "no job has that many ranks, or a part of one"));
+  const std::string huge = problems("{tp_size: 4611686018427387904, cp_size: 4}");
+  CHECK(has(huge, "4611686018427387904 * 4 * 1 = more than 10^12"));
+  CHECK(!has(huge, "or start"));
+  CHECK(has(problems("{dp_size: 9223372036854775807}"), "= more than 10^12 ranks, but the job has 8"));
+  // Neither 0 replicas nor as many as there are data-parallel ranks.
+  CHECK(has(problems("{dp_replicate_size: 5}"), "write dp_replicate_size: 4\n"));
+  CHECK(has(problems("{dp_replicate_size: 2}", 7), "write dp_replicate_size: 1\n"));
+}
+
 TEST_CASE("All mistakes come at once") {
   const std::string text = problems(
       "{strategy: ddp, tp_size: two, activation_checkpointing: sometimes, sequence_parallel: true, backend: nccl,"

@@ -2,7 +2,6 @@
 // parses: every --key that is no flag of the command, with its value.
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <map>
 
 #include "commands.h"
 #include "core/error.h"
@@ -44,12 +43,18 @@ train::RecipeSource recipe_source(const std::string& path, const Context& contex
 }
 
 void add_format(CLI::App& command, train::Format& format) {
-  command.add_option("--format", format, "How results are printed: text or json")
-      ->type_name("FORMAT")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, train::Format>{{"text", train::Format::kText},
-                                                                               {"json", train::Format::kJson}})
-                      .description(""))
-      ->default_str("text");
+  auto* option = command.add_option_function<std::string>(
+      "--format",
+      [&format](const std::string& name) { format = name == "json" ? train::Format::kJson : train::Format::kText; },
+      "How results are printed: text or json");
+  option->type_name("FORMAT")->check(CLI::IsMember({"text", "json"}).description(""))->default_str("text");
+}
+
+bool plans_as_json(const std::vector<std::string>& arguments) {
+  const auto has = [&](const char* word) { return std::ranges::find(arguments, word) != arguments.end(); };
+  const auto flag = std::ranges::find(arguments, "--format");
+  const bool separate = flag != arguments.end() && flag + 1 != arguments.end() && flag[1] == "json";
+  return has("plan") && (separate || has("--format=json"));
 }
 
 void take_overrides(const CLI::App& app, Context& context, std::vector<std::string>& arguments) {

@@ -1,5 +1,5 @@
 // Parses the command line, runs the command, and turns errors into messages and exit codes: 0 done, 2 the user's input
-// is wrong, 1 a run failed.
+// is wrong, 1 a run failed. A plan in JSON is an object even then.
 #include <fmt/core.h>
 #include <CLI/CLI.hpp>
 
@@ -10,6 +10,7 @@
 #include "commands.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "train/plan_errors.h"
 
 using namespace automodel;
 
@@ -59,6 +60,7 @@ int run(int argc, char** argv) {
   try {
     app.parse(arguments);
   } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != 0 && cli::plans_as_json(context.command_line)) fail(Fault::kUsage, "{}", error.what());
     return app.exit(error) == 0 ? 0 : exit_code(Fault::kUsage);
   }
   log::configure(level);
@@ -71,6 +73,10 @@ int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const Error& error) {
+    if (exit_code(error.fault()) == exit_code(Fault::kUsage) && cli::plans_as_json({argv, argv + argc})) {
+      fmt::print("{{\"status\":\"error\",\"errors\":{}}}\n", train::errors_json(error, ""));
+      return exit_code(error.fault());
+    }
     fmt::print(stderr, "automodel: {} error: {}\n", name_of(error.fault()), error.what());
     return exit_code(error.fault());
   } catch (const std::exception& error) {

@@ -5,13 +5,19 @@
 
 namespace automodel::cli {
 
+namespace {
+
+constexpr int64_t kMostRanks = 1'000'000;  // of a plan: a line of its picture, and a number in a group, for each
+
+}  // namespace
+
 void add_plan(CLI::App& app, Context& context) {
   auto options = std::make_shared<train::PlanOptions>();
   CLI::App& command = *app.add_subcommand("plan", "Show what a job will be, at any size, without starting it");
   add_recipe(command, context, options->recipe.path);
   command.add_option("--world-size,--world_size", options->world_size, "Ranks of the job")
       ->type_name("N")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+      ->check(CLI::Range(int64_t{1}, kMostRanks));
   auto* only = command.add_option_function<std::string>(
       "--only", [options](const std::string&) { options->only_distributed = true; },
       "Plan this section alone: distributed");

@@ -8,12 +8,14 @@
 #include <nlohmann/json.hpp>
 
 #include "config/config.h"
+#include "config/text.h"
 #include "core/error.h"
-#include "core/file.h"
 #include "distributed/mesh_picture.h"
 #include "distributed/setup_json.h"
+#include "train/plan_errors.h"
 #include "train/plan_pipeline.h"
 #include "train/ranks.h"
+#include "train/recipe_config.h"
 
 namespace automodel::train {
 namespace {
@@ -52,23 +54,22 @@ Resolved resolve(config::Node section, int64_t world_size, std::optional<double>
   return result;
 }
 
-config::Node load(const RecipeSource& source, config::Report& report) {
-  const config::Overrides overrides = config::parse_overrides(source.overrides, report);
-  const std::string path = overrides.config_path.value_or(source.path);
-  AM_CHECK(fs::is_regular_file(path), Fault::kUsage, "{}: there is no such recipe file", path);
-  config::Node node = config::load_yaml(path);
-  config::apply(node, overrides);
-  return node;
-}
-
-// Keys of the section that stand beside it would silently be left out.
-void check_nesting(const config::Node& root, config::Report& report) {
+// Whether the recipe has the section. Where it has not, a section that was misspelt or put together wrongly must not
+// silently become a default one.
+void check_root(const config::Node& root, config::Report& report) {
+  if (root.is_null()) {
+    report.add({"distributed", "the recipe is empty", "write distributed: {} for the defaults", root.origin()});
+  }
   if (root.find("distributed")) return;
   const config::Schema& schema = config::schema_of<distributed::FSDP2Section>();
   for (const config::Entry& entry : root.entries()) {
-    if (!schema.find(entry.key) || entry.key == "pipeline" || entry.key == "moe") continue;
-    report.add({entry.key, fmt::format("{} belongs into the distributed section", entry.key),
-                fmt::format("write it below `distributed:`, as distributed.{}", entry.key), entry.key_origin});
+    const std::string meant = config::nearest(entry.key, {"distributed"});
+    if (!meant.empty()) {
+      report.add({entry.key, "unknown key", fmt::format("did you mean '{}'?", meant), entry.key_origin});
+    } else if (schema.find(entry.key) && entry.key != "pipeline" && entry.key != "moe") {
+      report.add({entry.key, fmt::format("{} belongs into the distributed section", entry.key),
+                  fmt::format("write it below `distributed:`, as distributed.{}", entry.key), entry.key_origin});
+    }
   }
 }
 
@@ -92,21 +93,26 @@ std::string text_of(const config::Problem& warning) {
 struct Answer {
   std::string question;
   std::vector<config::Problem> problems;
+  std::vector<std::string> warnings;  // that the recipe as it is does not cause
   std::string mesh;
 };
 
-Answer answer(const std::string& question, const config::Node& root, int64_t world_size) {
+Answer answer(const std::string& question, const config::Node& root, int64_t world_size, const Resolved& as_it_is) {
   const std::string prefix = question.starts_with("distributed.") ? "--" : "--distributed.";
   AM_CHECK(question.find('=') != std::string::npos && question.find('=') > 0, Fault::kUsage,
            "--why {}: expected KEY=VALUE, such as tp_size=3", question);
   config::Report report;
   config::Node changed = root;
   config::apply(changed, config::parse_overrides({prefix + question}, report));
-  report.throw_if_any();
+  if (!report.empty()) return {question, report.problems(), {}, ""};
   const config::Node* section = changed.find("distributed");
   Resolved resolved = resolve(section ? *section : config::Node(), world_size, std::nullopt);
-  Answer result{question, resolved.report.problems(), ""};
+  Answer result{question, resolved.report.problems(), {}, ""};
   if (resolved.setup) result.mesh = distributed::mesh_line(resolved.setup->mesh_context);
+  for (const config::Problem& warning : resolved.remarks.warnings) {
+    const auto same = [&](const config::Problem& known) { return text_of(known) == text_of(warning); };
+    if (std::ranges::none_of(as_it_is.remarks.warnings, same)) result.warnings.push_back(text_of(warning));
+  }
   return result;
 }
 
@@ -143,6 +149,7 @@ void print_text(const Resolved& resolved, const PlanOptions& options, const std:
     for (const config::Problem& problem : answer.problems) {
       fmt::print("\n{}: {}\n", answer.question, text_of(problem));
     }
+    for (const std::string& warning : answer.warnings) fmt::print("\n{}: warning: {}\n", answer.question, warning);
   }
 }
 
@@ -157,49 +164,44 @@ void print_json(const Resolved& resolved, int64_t world_size, const std::vector<
   for (const Answer& answer : answers) {
     json entry = {{"question", answer.question}, {"possible", answer.problems.empty()}, {"problems", json::array()}};
     for (const config::Problem& problem : answer.problems) entry["problems"].push_back(problem_json(problem));
+    entry["warnings"] = answer.warnings;
     out["why"].push_back(std::move(entry));
   }
   fmt::print("{}\n", out.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
+int print_errors(const std::string& errors, Fault fault) {
+  fmt::print("{{\"status\":\"error\",\"errors\":{}}}\n", errors);
+  return exit_code(fault);
+}
+
+// Mistakes as an Error, or in JSON as part of the object.
+int refuse(const config::Report& report, Format format) {
+  if (format == Format::kText) report.throw_if_any();
+  return print_errors(report.json(), Fault::kConfig);
+}
+
 int run(const PlanOptions& options) {
   config::Report report;
-  const config::Node root = load(options.recipe, report);
-  report.throw_if_any();
-  check_nesting(root, report);
-  report.throw_if_any();
+  const config::Node root = load_tree(options.recipe, report);
+  check_root(root, report);
+  if (!report.empty()) return refuse(report, options.format);
   const int64_t world_size = world_size_of(options, root);
   const config::Node* section = root.find("distributed");
-  const Resolved resolved = resolve(section ? *section : config::Node(), world_size, timeout_of(root));
-  if (options.format == Format::kJson && !resolved.report.empty()) {
-    fmt::print("{{\"status\": \"error\", \"errors\": {}}}\n", resolved.report.json());
-    return exit_code(Fault::kConfig);
+  Resolved resolved = resolve(section ? *section : config::Node(), world_size, timeout_of(root));
+  if (!resolved.report.empty()) return refuse(resolved.report, options.format);
+  if (!section) {
+    resolved.remarks.warnings.push_back({"distributed", "the recipe has no such section; these are its defaults",
+                                         "write distributed: {} if they are meant", root.origin()});
   }
-  resolved.report.throw_if_any();
   std::vector<Answer> answers;
-  for (const std::string& question : options.why) answers.push_back(answer(question, root, world_size));
+  for (const std::string& question : options.why) answers.push_back(answer(question, root, world_size, resolved));
   if (options.format == Format::kJson) {
     print_json(resolved, world_size, answers);
   } else {
     print_text(resolved, options, answers);
   }
   return 0;
-}
-
-// A mistake that ends the reading of a recipe: "recipe.yaml:2:1: not valid YAML ...\n    hint: ...".
-std::string error_json(const Error& error, const std::string& path) {
-  std::string message = error.what(), hint, source = path;
-  if (const size_t at = message.find("\n    hint: "); at != std::string::npos) {
-    hint = message.substr(at + 11);
-    message.resize(at);
-  }
-  if (const size_t end = message.find(": "); message.starts_with(path) && end != std::string::npos) {
-    source = message.substr(0, end);
-    message.erase(0, end + 2);
-  }
-  const json entry = {{"key", ""}, {"message", message}, {"hint", hint}, {"source", source}};
-  const json out = {{"status", "error"}, {"errors", json::array({entry})}};
-  return out.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 }  // namespace
@@ -209,8 +211,7 @@ int plan_distributed(const PlanOptions& options) {
   try {
     return run(options);
   } catch (const Error& error) {
-    fmt::print("{}\n", error_json(error, options.recipe.path));
-    return exit_code(error.fault());
+    return print_errors(errors_json(error, options.recipe.path), error.fault());
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "config/config.h"
 #include "core/error.h"
+#include "train/plan_errors.h"
 #include "train/ranks.h"
 
 namespace automodel::train {
@@ -26,12 +27,6 @@ std::optional<PlannedRecipe> plan_on(const RecipeSource& recipe, int world_size,
   if (!report.empty()) return std::nullopt;
   planned.plan = plan_job(planned.job);
   return planned;
-}
-
-// A mistake that has no place in the recipe, in the form of Report::json().
-std::string as_json(const Error& error) {
-  nlohmann::ordered_json problem{{"key", ""}, {"message", error.what()}, {"hint", ""}, {"source", ""}};
-  return nlohmann::ordered_json::array({problem}).dump();
 }
 
 // A word is a key of the `distributed` section, unless only the recipe has such a one.
@@ -72,7 +67,7 @@ WhyAnswer answer(const PlanOptions& options, const std::string& question, int wo
   } catch (const Error& error) {
     if (error.fault() == Fault::kBug) throw;
     out.forbidden = error.what();
-    out.forbidden_json = as_json(error);
+    out.forbidden_json = errors_json(error, options.recipe.path);
   }
   return out;
 }
@@ -111,7 +106,7 @@ int plan_recipe(const PlanOptions& options) {
     return plan_and_print(options);
   } catch (const Error& error) {
     if (exit_code(error.fault()) != exit_code(Fault::kConfig)) throw;
-    return print_mistakes(as_json(error));
+    return print_mistakes(errors_json(error, options.recipe.path));
   }
 }
 

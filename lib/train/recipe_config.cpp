@@ -211,13 +211,25 @@ LoadedRecipe read_recipe(config::Node node, config::Report& report) {
   return recipe;
 }
 
-LoadedRecipe load_recipe(const RecipeSource& source, config::Report& report) {
+config::Node load_tree(const RecipeSource& source, config::Report& report) {
   const config::Overrides overrides = config::parse_overrides(source.overrides, report);
-  std::string path = overrides.config_path.value_or(source.path);
-  AM_CHECK(fs::is_regular_file(path), Fault::kUsage, "{}: there is no such recipe file", path);
-  config::Node node = config::load_yaml(path);
-  config::apply(node, overrides);
-  return read_recipe(std::move(node), report);
+  const std::string path = overrides.config_path.value_or(source.path);
+  AM_CHECK(fs::is_regular_file(path), Fault::kUsage,
+           "{}: there is no such recipe file\n    hint: a recipe is a YAML file; paths start at the working folder",
+           path);
+  config::Node tree = config::load_yaml(path);
+  if (!tree.is_map() && !tree.is_null()) {
+    config::Report wrong;
+    wrong.add({"", fmt::format("expected a mapping, got {}", config::show(tree)),
+               "a recipe has sections, such as `distributed:`", tree.origin()});
+    wrong.throw_if_any();
+  }
+  config::apply(tree, overrides);
+  return tree;
+}
+
+LoadedRecipe load_recipe(const RecipeSource& source, config::Report& report) {
+  return read_recipe(load_tree(source, report), report);
 }
 
 LoadedRecipe load_recipe(const RecipeSource& source) {

@@ -68,8 +68,11 @@ struct LoadedRecipe {
   config::Node resolved() const;
 };
 
-// Reads the file and applies the overrides. Mistakes go to `report`; the result is usable only when it is empty. A file
-// that is missing or no YAML is an Error.
+// The file with the overrides applied, of which nothing is read yet: a mapping, or null when the file is empty.
+// Mistakes in the overrides go to `report`. A file that is missing, no YAML or no mapping is an Error.
+config::Node load_tree(const RecipeSource& source, config::Report& report);
+// Reads the file and applies the overrides. Mistakes go to `report`; the result is usable only when it is empty.
+// Throws as load_tree.
 LoadedRecipe load_recipe(const RecipeSource& source, config::Report& report);
 // The same; throws Error(kConfig) with every mistake.
 LoadedRecipe load_recipe(const RecipeSource& source);

@@ -136,3 +136,48 @@ TEST_CASE("The text draws the schedule of a pipeline, or says why there is none"
   CHECK(run.code == 0);
   CHECK(has(run, "no schedule: Interleaved1F1B runs 9 microbatches in 2 equal rounds"));
 }
+
+TEST_CASE("A plan in JSON is one object whatever is wrong with the recipe or the command line") {
+  const Recipe good("distributed: {tp_size: 2}\n");
+  const auto only_error = [](const Run& run) {
+    CHECK(run.code == 2);
+    const json out = json::parse(run.output);  // stderr is empty, or this would be no JSON
+    CHECK(out["status"] == "error");
+    REQUIRE(out["errors"].size() == 1);
+    return out["errors"][0];
+  };
+  const auto of_flags = [&](const std::string& flags) { return only_error(good.plan("--format json " + flags, true)); };
+  CHECK(of_flags("--world-size 0")["source"] == "--world-size");
+  CHECK(of_flags("--world-size=-1")["source"] == "--world-size");
+  CHECK(of_flags("--world-size many")["message"] == "Value many not in range 1 to 1000000");
+  CHECK(of_flags("--world-size 8 stray")["message"].get<std::string>().ends_with("stray"));
+  CHECK(of_flags("--world-size 8 --why nonsense")["source"] == "--why nonsense");
+  CHECK(of_flags("--world-size 8 --distributed.tp_size 3")["source"] == "--distributed.tp_size");
+  CHECK(only_error(cli_test::run("plan --format=json"))["message"].get<std::string>().starts_with("plan needs"));
+
+  const auto of_text = [&](const std::string& text) {
+    return only_error(Recipe(text).plan("--world-size 8 --format json", true));
+  };
+  CHECK(of_text("")["message"] == "the recipe is empty");
+  CHECK(of_text("[1, 2]\n")["message"] == "expected a mapping, got a list");
+  CHECK(of_text("hello\n")["source"].get<std::string>().ends_with(".yaml:1:1"));
+  CHECK(of_text("distributed: 3\n")["hint"] == "write distributed: {} for its defaults");
+  CHECK(of_text("Distributed: {tp_size: 2}\n")["hint"] == "did you mean 'distributed'?");
+  CHECK(of_text("tp_size: 2\n")["key"] == "tp_size");
+  CHECK(of_text("distributed: {tp_size: *nope}\n")["message"] ==
+        "not valid YAML: the referenced anchor is not defined");
+  const Run none = Recipe("model: {}\n").plan("--world-size 8 --format json", true);
+  CHECK(none.code == 0);
+  CHECK(json::parse(none.output)["warnings"].size() == 1);
+}
+
+TEST_CASE("An answer to --why has the warnings that the change brings") {
+  const Recipe recipe("distributed: {sequence_parallel: true}\n");
+  const Run run = recipe.plan("--world-size 8 --format json --why pipeline.pp_schedule=gpipe --why a..b=1", true);
+  REQUIRE(run.code == 0);
+  const json why = json::parse(run.output)["why"];
+  CHECK(why[0]["possible"] == true);
+  REQUIRE(why[0]["warnings"].size() == 1);  // not the one about sequence_parallel
+  CHECK(why[0]["warnings"][0].get<std::string>().starts_with("distributed.pipeline: has no effect"));
+  CHECK(why[1]["possible"] == false);
+}

@@ -1,4 +1,5 @@
 // `automodel generate`, `automodel eval` and the hidden `automodel bench`.
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -55,6 +56,28 @@ std::vector<int32_t> prompt_of(const GenerateOptions& options, const data::Token
   return ids;
 }
 
+// How fast tokens come.
+class Stopwatch {
+ public:
+  void token() {
+    last_ = Clock::now();
+    if (count_++ == 0) first_ = last_;
+  }
+  std::string report(size_t prompt) const {
+    auto seconds = [](Clock::duration d) { return std::chrono::duration<double>(d).count(); };
+    std::string text = fmt::format("{} tokens of prompt, first new token after {:.3f} s", prompt,
+                                   count_ > 0 ? seconds(first_ - start_) : 0.0);
+    return count_ < 2 ? text
+                      : fmt::format("{} | {} new tokens, {:.1f} tokens/s", text, count_,
+                                    static_cast<double>(count_ - 1) / seconds(last_ - first_));
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now(), first_, last_;
+  int64_t count_ = 0;
+};
+
 }  // namespace
 
 int run_generate(const GenerateOptions& options) {
@@ -91,7 +114,9 @@ int run_generate(const GenerateOptions& options) {
     for (int32_t id : prompt) lead += decoder->push(id);
   if (stream) show(lead);
   std::string text;
+  Stopwatch watch;
   std::vector<int32_t> ids = generate(model.engine(), prompt, sampling, [&](int32_t id) {
+    watch.token();
     std::string piece = decoder ? decoder->push(id) : fmt::format("{} ", id);
     text += piece;
     if (stream) show(piece);
@@ -99,6 +124,7 @@ int run_generate(const GenerateOptions& options) {
   if (decoder) text += decoder->finish();
   if (stream) {
     show("\n");
+    log::info("{}", watch.report(prompt.size()));
   } else {
     json out{{"prompt_ids", prompt}, {"ids", ids}, {"text", decoder ? text : ""}};
     show(out.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");

@@ -1,5 +1,7 @@
 #include "train/plan_batch.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 
 #include "core/error.h"
@@ -74,6 +76,10 @@ BatchPlan plan_batch(const RecipeConfig& recipe, int64_t dp_size) {
   // Data that does not fill a step, or a microbatch, makes them smaller.
   plan.accumulation = std::min(plan.accumulation, batches);
   plan.microbatch.rows = std::min(local, (*samples.count + dp_size - 1) / dp_size);
+  if (*samples.count < s.global_batch_size) {
+    plan.assumed += fmt::format("{}the data has {} samples, fewer than the {} of step_scheduler.global_batch_size",
+                                plan.assumed.empty() ? "" : "; ", *samples.count, s.global_batch_size);
+  }
   return plan;
 }
 

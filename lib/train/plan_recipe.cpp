@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "config/config.h"
@@ -41,7 +42,7 @@ std::string path_of(const std::string& key) {
 
 WhyAnswer answer(const PlanOptions& options, const std::string& question, int world_size) {
   size_t equals = question.find('=');
-  AM_CHECK(equals != std::string::npos && equals > 0, Fault::kUsage, "--why {}: write KEY=VALUE, for example tp_size=2",
+  AM_CHECK(equals != std::string::npos && equals > 0, Fault::kUsage, "--why {}: expected KEY=VALUE, such as tp_size=2",
            question);
   std::string key = question.substr(0, equals);
   key.erase(0, key.find_first_not_of('-'));
@@ -53,7 +54,7 @@ WhyAnswer answer(const PlanOptions& options, const std::string& question, int wo
     const char* end = out.value.data() + out.value.size();
     auto [stop, error] = std::from_chars(out.value.data(), end, world_size);
     AM_CHECK(error == std::errc() && stop == end && world_size > 0, Fault::kUsage,
-             "--why {}: a number of ranks above 0 is needed", question);
+             "--why {}: expected a number of ranks, from 1 to {}", question, std::numeric_limits<int>::max());
   } else {
     out.key = path_of(key);
     recipe.overrides.push_back(fmt::format("--{}={}", out.key, out.value));

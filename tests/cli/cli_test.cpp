@@ -25,7 +25,8 @@ const char* const kQuick = "recipes/quickstart.yaml";
 TEST_CASE("Help names every command and shows examples") {
   const Run help = run("--help");
   CHECK(help.code == 0);
-  for (const char* word : {"train", "eval", "config", "generate", "doctor", "--log-level", "Examples"}) CHECK(has(help, word));
+  for (const char* word : {"train", "eval", "config", "generate", "doctor", "--log-level", "Examples"})
+    CHECK(has(help, word));
   CHECK(!has(help, "bench"));
   CHECK(has(run("train --help"), "--nproc-per-node"));
   CHECK(has(run("--version"), "automodel 0."));

@@ -138,10 +138,21 @@ TEST_CASE("a length that the data decides is assumed, and said") {
       " --dataloader.collate_fn.pad_seq_len_divisible 16");
   CHECK(plan["batch"]["sequence"] == 64);
   CHECK(plan["batch"]["assumed"].get<std::string>().find("max_sentence_len") != std::string::npos);
-  json packed = plan_json("plan recipes/mock/smoke.yaml --dataset '{_target_: mock_packed, block_size: 96}'");
+  json packed =
+      plan_json("plan recipes/mock/smoke.yaml --dataset '{_target_: mock_packed, block_size: 96, num_blocks: 100}'");
   CHECK(packed["batch"]["packed"] == true);
   CHECK(packed["batch"]["sequence"] == 96);
   CHECK(packed["batch"]["assumed"] == nullptr);
+}
+
+TEST_CASE("data with fewer samples than a step takes makes the step smaller, and the plan says so") {
+  json plan = plan_json("plan recipes/mock/smoke.yaml --dataset.num_samples 6 --dataset.batch_size 1 --world-size 2");
+  const json& batch = plan["batch"];
+  CHECK(batch["global_batch_size"] == 32);
+  CHECK(batch["local_batch_size"] == 3);
+  CHECK(batch["accumulation"] == 1);
+  CHECK(batch["tokens_per_step"] == 3 * 1 * 2 * 128);
+  CHECK(batch["assumed"] == "the data has 6 samples, fewer than the 32 of step_scheduler.global_batch_size");
 }
 
 TEST_CASE("every mistake is reported at once with exit code 2") {

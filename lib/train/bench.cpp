@@ -53,6 +53,7 @@ nn::Tokens random_tokens(const BenchShape& shape, int64_t rows, int64_t vocab, i
         static_cast<int32_t>(random.below(static_cast<uint64_t>(vocab), static_cast<uint64_t>(2 * i + 1))));
     batch.position_ids.push_back(static_cast<int32_t>(i % shape.sequence));
   }
+  for (int64_t row = 0; row < rows; ++row) batch.samples.push_back(rank * rows + row);
   return to_tokens(batch, allocator);
 }
 

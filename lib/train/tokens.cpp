@@ -2,11 +2,15 @@
 
 #include <numeric>
 
+#include "core/error.h"
+
 namespace automodel::train {
 namespace {
 
 template <class T>
 Tensor upload(const std::vector<T>& values, Shape shape, Allocator& allocator) {
+  AM_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), Fault::kBug, "a batch has {} numbers for {}",
+           values.size(), shape.str());
   DType dtype = sizeof(T) == 8 ? DType::kI64 : DType::kI32;
   Tensor t = Tensor::empty(shape, dtype, allocator, MemoryClass::kWorkspace);
   if (!t.device().is_meta()) allocator.copy(t.raw(), values.data(), t.bytes());

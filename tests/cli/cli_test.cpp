@@ -96,6 +96,19 @@ TEST_CASE("doctor tells what the machine has and measures it") {
   CHECK(json.at("rates").at("copy_gb_per_s").get<double>() > 0.1);
 }
 
+TEST_CASE("bench times steps of a known shape") {
+  for (const char* dtype : {"fp32", "bf16"}) {
+    const Run result =
+        run(std::string("bench --model llama15m --batch 2 --seq 8 --steps 1 --format json --dtype ") + dtype, false);
+    REQUIRE(result.code == 0);
+    const auto json = nlohmann::json::parse(result.output);
+    CHECK(json.at("dtype") == dtype);
+    CHECK(json.at("tokens_per_s").get<double>() > 0);
+    CHECK(json.at("share_of_peak").get<double>() > 0);
+    CHECK(json.at("peak_rss_mb").get<double>() > 15e6 * 16 / (1 << 20));  // weights, gradients and two moments
+  }
+}
+
 TEST_CASE("config explains keys") {
   CHECK(has(run("config --explain optimizer.lr"), "Peak learning rate"));
   CHECK(has(run("config --explain"), "step_scheduler"));

@@ -19,11 +19,30 @@ struct Bounds {
   int64_t begin, end;
 };
 
+void check_kept(const Region& region) {
+  auto dim = static_cast<size_t>(region.kept_dim);
+  bool sound =
+      region.box_start.empty() && region.box_extent.empty() && !region.stored_transposed && dim < region.shape.size();
+  int64_t at = 0;
+  for (const Interval& interval : region.kept) {
+    sound = sound && at <= interval.begin && interval.begin <= interval.end && interval.end <= region.shape[dim];
+    at = interval.end;
+  }
+  AM_CHECK(sound, Fault::kBug, "'{}': the ranges of dim {} do not lie inside {}", region.name, dim,
+           shape_text(region.shape));
+}
+
 Bounds bounds_of(const Region& region) {
   Bounds b{region.box_start, region.box_extent, region.begin, region.end};
   if (b.start.empty() && b.extent.empty()) {
     b.start.assign(region.shape.size(), 0);
     b.extent = region.shape;
+    if (!region.kept.empty()) {
+      check_kept(region);
+      int64_t& extent = b.extent[static_cast<size_t>(region.kept_dim)];
+      extent = 0;
+      for (const Interval& interval : region.kept) extent += interval.size();
+    }
   }
   uint64_t bytes = 0;
   bool inside = b.start.size() == region.shape.size() && b.extent.size() == region.shape.size() &&
@@ -41,16 +60,27 @@ Bounds bounds_of(const Region& region) {
   return b;
 }
 
+// Where a dim of the tensor continues what is element `index` of the box there, and for how many.
+std::pair<int64_t, int64_t> place_in(const Region& region, const Bounds& b, size_t dim, int64_t index) {
+  if (region.kept.empty() || dim != static_cast<size_t>(region.kept_dim))
+    return {b.start[dim] + index, b.extent[dim] - index};
+  for (const Interval& interval : region.kept) {
+    if (index < interval.size()) return {interval.begin + index, interval.size() - index};
+    index -= interval.size();
+  }
+  return {region.shape[dim], 0};
+}
+
 // Position in the tensor of element (outer, 0) of a box, where `outer` counts over the first `dims` extents.
 int64_t position(const Region& region, const Bounds& b, int64_t outer, size_t dims) {
   int64_t place = 0, stride = 1;
   for (size_t i = region.shape.size(); i-- > 0;) {
-    int64_t index = b.start[i];
+    int64_t index = 0;
     if (i < dims) {
-      index += outer % b.extent[i];
+      index = outer % b.extent[i];
       outer /= b.extent[i];
     }
-    place += index * stride;
+    if (i != dims) place += place_in(region, b, i, index).first * stride;
     stride *= region.shape[i];
   }
   return place;
@@ -60,12 +90,15 @@ std::vector<Piece> runs_of(const Region& region, const Bounds& b, int64_t max_ru
   // Dims from `first` on are whole, but for the first of them: together they are contiguous in file and memory.
   size_t first = region.shape.size();
   while (first > 0 && (first == region.shape.size() || b.extent[first] == region.shape[first])) --first;
-  int64_t inner = product(b.extent, first);
+  int64_t inner = product(b.extent, first), step = first < b.extent.size() ? product(b.extent, first + 1) : 1;
   std::vector<Piece> pieces;
   for (int64_t at = b.begin; at < b.end;) {
     int64_t outer = at / inner, within = at % inner;
-    int64_t count = std::min({b.end - at, inner - within, max_run});
-    pieces.push_back({.file = position(region, b, outer, first) + within, .memory = at - b.begin, .rows = count});
+    auto [index, ahead] =
+        first < b.extent.size() ? place_in(region, b, first, within / step) : std::pair<int64_t, int64_t>{0, 1};
+    int64_t count = std::min({b.end - at, ahead * step - within % step, max_run});
+    int64_t file = position(region, b, outer, first) + index * step + within % step;
+    pieces.push_back({.file = file, .memory = at - b.begin, .rows = count});
     at += count;
   }
   return pieces;

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "core/interval.h"
+
 namespace automodel::checkpoint {
 
 struct Region {
@@ -14,6 +16,10 @@ struct Region {
   // The box inside `shape`; both empty: the whole tensor.
   std::vector<int64_t> box_start = {};
   std::vector<int64_t> box_extent = {};
+  // One dim of the box may consist of several ranges of the tensor's: `kept`, in ascending order; box_start and
+  // box_extent are then empty and other dims whole. Not together with stored_transposed.
+  std::vector<Interval> kept = {};
+  int kept_dim = 0;
   // Elements [begin, end) of the box in row-major order; end -1: to the end of the box. In memory they lie densely.
   int64_t begin = 0;
   int64_t end = -1;

@@ -6,15 +6,9 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/rng.h"
-#include "ops/kernels.h"
-#include "ops/pointwise.h"
 #include "parallel/grad_norm.h"
 
 namespace automodel::engine {
-
-using autograd::Tape;
-using autograd::Var;
 
 namespace {
 
@@ -34,27 +28,71 @@ std::vector<optim::AdamRun> runs_of(const parallel::Unit& unit,
 
 }  // namespace
 
-Engine::Engine(models::CausalLM& model, comm::Communicator& ranks, Allocator& allocator, const EngineOptions& options)
+Engine::Engine(models::CausalLM& model, const parallel::Groups& groups, Allocator& allocator,
+               const EngineOptions& options)
     : model_(model),
-      ranks_(ranks, options.unit.shard ? options.unit.replicas : ranks.size()),
+      groups_(groups),
+      ranks_(*groups.data, options.unit.shard ? options.unit.replicas : groups.data->size()),
       allocator_(allocator),
       options_(options) {
-  auto add = [&](std::vector<nn::Param*> params) {
-    units_.push_back(std::make_unique<parallel::Unit>(std::move(params), ranks_, options.unit, allocator));
-  };
-  add(model.root_params());
-  for (int i = 0; i < model.layers(); ++i) add(model.layer_params(i));
+  model.place(groups.model.tp_rank(), groups.model.tp_size());
+  tensor_ranks_.emplace(groups.model, model.params());
+  place_stages();
+  make_units();
 
   std::vector<std::string> names;
   for (const nn::Param* p : model.params()) names.push_back(p->name);
-  optim::GroupAssignment groups = optim::assign_groups(options.group_overrides, names);
-  warnings_ = groups.warnings;
+  optim::GroupAssignment assigned = optim::assign_groups(options.group_overrides, names);
+  warnings_ = assigned.warnings;
   std::map<const nn::Param*, optim::Multipliers> multipliers;
-  for (size_t i = 0; const nn::Param* p : model.params()) multipliers[p] = groups.multipliers[i++];
+  for (size_t i = 0; const nn::Param* p : model.params()) multipliers[p] = assigned.multipliers[i++];
   for (const auto& unit : units_) {
     if (options.trains) states_.emplace_back(unit->layout().shard_size(), allocator);
     runs_.push_back(runs_of(*unit, multipliers));
   }
+}
+
+// Which stages this rank has, and whether another rank has the other copy of a tied embedding.
+void Engine::place_stages() {
+  if (!options_.pipeline) {
+    stages_ = {{0, model_.layers()}};
+    own_ = {0};
+    return;
+  }
+  AM_CHECK(groups_.pp != nullptr && groups_.pp->size() == options_.pipeline->schedule.size(), Fault::kBug,
+           "a schedule of {} ranks for a pipeline of {}", options_.pipeline->schedule.size(),
+           groups_.pp == nullptr ? 1 : groups_.pp->size());
+  stages_ = options_.pipeline->stages;
+  stage_ranks_ = parallel::ranks_of_stages(options_.pipeline->schedule);
+  int last = static_cast<int>(stages_.size()) - 1;
+  for (int s = 0; s <= last; ++s)
+    if (stage_ranks_[static_cast<size_t>(s)] == groups_.pp->rank()) own_.push_back(s);
+  int members[2] = {stage_ranks_.front(), stage_ranks_.back()};
+  bool tied = model_.head_params().back() == model_.embedding_params().front();
+  if (!tied || members[0] == members[1]) return;
+  if (groups_.pp->rank() == members[0] || groups_.pp->rank() == members[1])
+    tied_ = groups_.pp->group(members, "pp_tied");
+}
+
+void Engine::make_units() {
+  auto add = [&](std::vector<nn::Param*> params) {
+    units_.push_back(
+        std::make_unique<parallel::Unit>(std::move(params), ranks_, *tensor_ranks_, options_.unit, allocator_));
+    return units_.back().get();
+  };
+  bool first = own_.front() == 0, last = heads(own_.back());
+  if (first || last)
+    root_ = add(first && last ? model_.root_params() : first ? model_.embedding_params() : model_.head_params());
+  layers_.resize(static_cast<size_t>(model_.layers()));
+  for (int stage : own_)
+    for (int i = stages_[static_cast<size_t>(stage)].begin; i < stages_[static_cast<size_t>(stage)].end; ++i)
+      layers_[static_cast<size_t>(i)] = add(model_.layer_params(i));
+}
+
+// Of the ranks that have the same part of a weight, one counts it and saves it.
+bool Engine::speaks_for(const nn::Param& param) const {
+  bool copy = tied_ != nullptr && own_.front() != 0 && &param == model_.embedding_params().front();
+  return parallel::TensorRanks::speaks_for(param) && !copy;
 }
 
 Engine::~Engine() {
@@ -66,7 +104,8 @@ std::vector<StateSlice> Engine::state() const {
   for (size_t u = 0; u < units_.size(); ++u)
     for (const parallel::Piece& piece : units_[u]->pieces()) {
       auto at = [&](const Tensor& t) { return t.raw() == nullptr ? nullptr : t.data<float>() + piece.flat; };
-      StateSlice slice{piece.param, piece.begin, piece.end, at(units_[u]->master()), nullptr, nullptr};
+      StateSlice slice{piece.param, piece.begin, piece.end, at(units_[u]->master()), nullptr, nullptr, true};
+      slice.saved = units_[u]->ranks().replicate().rank() == 0 && speaks_for(*piece.param);
       if (options_.trains) {
         slice.exp_avg = at(states_[u].exp_avg());
         slice.exp_avg_sq = at(states_[u].exp_avg_sq());
@@ -85,100 +124,30 @@ void Engine::initialise(uint64_t seed) {
   publish();
 }
 
-bool Engine::reshards(int i) const {
-  return options_.reshard_after_forward.value_or(i + 1 < model_.layers());
-}
-
-// Starts gathering the layers that come after `from` in the given direction.
-void Engine::gather_ahead(int from, int direction) {
-  int depth = direction > 0 ? options_.prefetch : options_.prefetch_backward;
-  for (int n = 1; n <= depth; ++n) {
-    int i = from + n * direction;
-    if (i >= 0 && i < model_.layers()) layer(i).start_gather();
-  }
-}
-
-Var Engine::train_layer(int i, const Var& x, const nn::Tokens& tokens, bool reduce) {
-  Tape& tape = *x.tape;
-  // Markers run backwards: the one recorded before the layer runs when its backward is done.
-  tape.on_reverse([this, i, reduce] {
-    if (reduce) begin_reduce(layer(i));
-    layer(i).release();
-  });
-  Var y = options_.activation_checkpointing
-              ? autograd::checkpoint(x, [this, i, &tokens](const Var& in) { return model_.layer(i, in, tokens); })
-              : model_.layer(i, x, tokens);
-  tape.on_reverse([this, i] {
-    layer(i).gather();
-    gather_ahead(i, -1);
-    layer(i).begin_gradients();
-  });
-  return y;
-}
-
-Var Engine::forward(Tape& tape, const nn::Tokens& tokens, bool reduce) {
-  root().gather();
-  gather_ahead(-1, 1);
-  if (tape.recording()) root().begin_gradients();
-  Var x = model_.embed(tape, tokens);
-  for (int i = 0; i < model_.layers(); ++i) {
-    layer(i).gather();
-    gather_ahead(i, 1);
-    if (tape.recording()) {
-      x = train_layer(i, x, tokens, reduce);
-      if (reshards(i)) layer(i).release();
-    } else {
-      x = model_.layer(i, x, tokens);
-      layer(i).release();
-    }
-  }
-  return x;
-}
-
-// One reduction is in flight at a time: the one before is finished first, which bounds memory.
-void Engine::begin_reduce(parallel::Unit& unit) {
-  finish_reductions();
-  unit.start_reduce();
-  reducing_ = &unit;
-  if (!options_.overlap_reduce) finish_reductions();
-}
-
-void Engine::finish_reductions() {
-  if (reducing_ != nullptr) std::exchange(reducing_, nullptr)->finish_reduce();
-}
-
-double Engine::microbatch(const nn::Tokens& batch, float grad_scale, bool reduce) {
-  nn::Tokens tokens = batch;
-  if (options_.dropout_seed)
-    tokens.dropout_key = Random(*options_.dropout_seed, "dropout").bits64(static_cast<uint64_t>(updates_));
-  Tape tape(allocator_, ops::add_into, true);
-  Var x = forward(tape, tokens, reduce);
-  ops::HeadLoss head = model_.loss(x, tokens, grad_scale);
-  x = {};
-  tape.backward(head.loss, head.loss.value);
-  if (reduce) {
-    begin_reduce(root());
-    finish_reductions();
-  }
-  return allocator_.device().is_meta() ? 0 : *head.loss.value.data<double>();
-}
-
 StepResult Engine::step(const StepInput& input) {
   float scale = input.label_tokens > 0 ? static_cast<float>(1.0 / static_cast<double>(input.label_tokens)) : 0.0f;
   double sum = 0;
   for (size_t m = 0; m < input.microbatches.size(); ++m) {
     bool last = m + 1 == input.microbatches.size();
-    sum += microbatch(input.microbatches[m], scale, last || !options_.defer_reduce);
+    sum += train_batch(input.microbatches[m], scale, last || !options_.defer_reduce);
   }
   if (inspect_) inspect_(units_);
   StepResult result;
-  result.loss = input.label_tokens > 0
-                    ? ranks_.all().reduced(sum, comm::Reduce::kSum) / static_cast<double>(input.label_tokens)
-                    : 0.0;
-  result.grad_norm = parallel::gradient_norm(units_, ranks_, allocator_);
+  if (input.label_tokens > 0) {
+    sum = ranks_.all().reduced(sum, comm::Reduce::kSum);
+    if (groups_.pp != nullptr) sum = groups_.pp->reduced(sum, comm::Reduce::kSum);
+    result.loss = sum / static_cast<double>(input.label_tokens);
+  }
+  result.grad_norm = gradient_norm();
   if (options_.refuse_nan && !std::isfinite(result.grad_norm)) refuse_gradients(result.grad_norm);
   update(input, result.grad_norm);
   return result;
+}
+
+float Engine::gradient_norm() const {
+  comm::Communicator* others[] = {tensor_ranks_->all(), groups_.pp};
+  return parallel::gradient_norm(
+      units_, [this](const nn::Param& p) { return speaks_for(p); }, others, allocator_);
 }
 
 void Engine::refuse_gradients(float norm) const {
@@ -207,21 +176,6 @@ void Engine::update(const StepInput& input, float norm) {
     unit.end_step();
     unit.outdate();
   }
-}
-
-double Engine::evaluate(const nn::Tokens& tokens) {
-  Tape tape(allocator_, ops::add_into, false);
-  Var x = forward(tape, tokens, false);
-  ops::HeadLoss head = model_.loss(x, tokens, 0);
-  return allocator_.device().is_meta() ? 0 : *head.loss.value.data<double>();
-}
-
-Tensor Engine::logits(const nn::Tokens& tokens, std::span<const int64_t> rows) {
-  Tape tape(allocator_, ops::add_into, false);
-  Var x = forward(tape, tokens, false);
-  Tensor picked = Tensor::empty({static_cast<int64_t>(rows.size()), x.value.cols()}, x.value.dtype(), allocator_);
-  for (size_t i = 0; i < rows.size(); ++i) copy(picked.narrow(static_cast<int64_t>(i), 1), x.value.narrow(rows[i], 1));
-  return model_.logits(tape.input(picked));
 }
 
 }  // namespace automodel::engine

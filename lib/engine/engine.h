@@ -1,24 +1,38 @@
-// One optimizer step of a placed model: microbatches in, losses, norm and updated weights out.
+// One optimizer step of a model on its ranks: batches in, losses, norm and updated weights out.
 //
 // The objective is (sum of token losses over the global batch) / (number of label tokens in it), whatever the ranks.
-// Units (root, then one per layer) are gathered before use, the next one while the present one computes; gradients are
-// reduced while the layer below computes; then the norm, clipping and Adam.
+// Each rank has some stages of the model (without a pipeline: the one stage that is all of it) and its part of their
+// weights. Units (the weights outside of the layers, then one per layer) are gathered before use, the next one while
+// the present one computes; gradients are reduced while the layer below computes; then the norm, clipping and Adam.
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "models/causal_lm.h"
 #include "optim/adam.h"
+#include "parallel/groups.h"
+#include "parallel/schedule.h"
+#include "parallel/stages.h"
+#include "parallel/tensor_ranks.h"
 #include "parallel/unit.h"
 
 namespace automodel::engine {
 
+// How the ranks of Groups::pp take turns. Each batch is cut into the schedule's microbatches by its rows.
+struct Pipeline {
+  parallel::Schedule schedule;
+  std::vector<parallel::LayerRange> stages;  // the layers of each
+};
+
 struct EngineOptions {
+  std::optional<Pipeline> pipeline;  // exactly when there are several pipeline ranks
   parallel::UnitOptions unit;
   // Drop a layer's gathered weights after its forward and gather them again for its backward. Empty: all layers but the
   // last.
@@ -39,8 +53,10 @@ struct EngineOptions {
 };
 
 struct StepInput {
-  std::span<const nn::Tokens> microbatches;  // every rank gives as many; a rank without data gives ignored labels
-  int64_t label_tokens = 0;                  // in the global batch; 0: loss and gradients are 0
+  // Every rank gives as many; those that share a batch (all but the data-parallel ranks) give the same. A rank without
+  // data gives ignored labels.
+  std::span<const nn::Tokens> microbatches;
+  int64_t label_tokens = 0;  // in the global batch; 0: loss and gradients are 0
   double lr = 0;
   double weight_decay = 0;
 };
@@ -53,21 +69,27 @@ struct StepResult {
 // This rank's part of one weight and of its moments; memory of the engine.
 struct StateSlice {
   nn::Param* param = nullptr;
-  int64_t begin = 0;  // elements of the whole weight, row-major
+  int64_t begin = 0;  // elements of the tensor-parallel rank's part of the weight (nn::runs_of), row-major
   int64_t end = 0;
   float* master = nullptr;
   float* exp_avg = nullptr;  // null, with exp_avg_sq, when the engine does not train
   float* exp_avg_sq = nullptr;
+  bool saved = true;  // of the ranks that have these elements, one is to save them
 };
 
 class Engine {
  public:
-  // Allocates master weights and moments (zero). `model`, `ranks` (the data-parallel ranks) and `allocator` outlive it.
-  Engine(models::CausalLM& model, comm::Communicator& ranks, Allocator& allocator, const EngineOptions& options);
+  // Places the model on this rank and allocates master weights and moments (zero). `model`, what `groups` points to,
+  // and `allocator` outlive it. Collective over all groups.
+  Engine(models::CausalLM& model, const parallel::Groups& groups, Allocator& allocator, const EngineOptions& options);
+  // With data-parallel ranks alone.
+  Engine(models::CausalLM& model, comm::Communicator& ranks, Allocator& allocator, const EngineOptions& options)
+      : Engine(model, parallel::Groups{&ranks, {}, nullptr}, allocator, options) {}
 
   ~Engine();
 
-  // Every weight's slices on this rank, for initialising, loading and saving. Under ddp every rank holds everything.
+  // The slices that this rank has of every weight, for initialising, loading and saving. Under ddp every rank has
+  // everything.
   std::vector<StateSlice> state() const;
   // After the master weights were written.
   void publish();
@@ -75,16 +97,15 @@ class Engine {
   void initialise(uint64_t seed);
 
   StepResult step(const StepInput& input);
-  // Sum of the token losses of this rank's batch; no gradients. Collective: every rank calls it as often.
+  // Sum of the token losses of this rank's batch, on all ranks that share it; no gradients. Collective: every rank
+  // calls it as often.
   double evaluate(const nn::Tokens& tokens);
-  // f32 [rows.size(), vocab]: the logits at the given rows of [T, hidden]. Collective. With tokens.cache, the tokens
-  // follow those that the cache has seen, and it gains them.
+  // f32 [rows.size(), vocab]: the logits at the given rows of [T, hidden]. Collective; without a pipeline and context
+  // parallelism only. With tokens.cache, the tokens follow those that the cache has seen, and it gains them.
   Tensor logits(const nn::Tokens& tokens, std::span<const int64_t> rows);
   // For generation: what is kept of a text of up to `positions` tokens, in memory of this engine's allocator.
   nn::KvCache make_cache(int64_t positions) const { return nn::KvCache(model_.layers(), positions); }
 
-  // Whether state() is this rank's to save: of the ranks that hold the same slices, one says yes.
-  bool saves_state() const { return ranks_.replicate().rank() == 0; }
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
   // Sentences for the log: patterns that match nothing.
@@ -96,22 +117,62 @@ class Engine {
   void set_inspect(Inspect inspect) { inspect_ = std::move(inspect); }
 
  private:
-  parallel::Unit& root() { return *units_[0]; }
-  parallel::Unit& layer(int i) { return *units_[static_cast<size_t>(i) + 1]; }
+  // A forward whose backward has not ended.
+  struct Pass {
+    nn::Tokens tokens;
+    std::unique_ptr<autograd::Tape> tape;
+    autograd::Var input, output;
+    bool reduces = false;  // its weight gradients are the last ones of its layers
+  };
+  // One run of the schedule over one batch.
+  struct Call {
+    std::vector<nn::Tokens> microbatches;
+    std::map<std::pair<int, int>, Pass> passes;  // by stage and microbatch
+    float grad_scale = 0;
+    bool reduces = false;            // the last call before the update, or every call reduces
+    std::vector<int> last_of_stage;  // microbatch whose weight gradients come last, by stage
+    double loss = 0;
+  };
+
+  void place_stages();
+  void make_units();
+  bool speaks_for(const nn::Param& param) const;
+  parallel::Unit* root() { return root_; }
+  parallel::Unit& layer(int i) { return *layers_[static_cast<size_t>(i)]; }
+  bool embeds(int stage) const { return stage == 0; }
+  bool heads(int stage) const { return stage + 1 == static_cast<int>(stages_.size()); }
   bool reshards(int i) const;
   void gather_ahead(int from, int direction);
-  autograd::Var forward(autograd::Tape& tape, const nn::Tokens& tokens, bool reduce);
-  autograd::Var train_layer(int i, const autograd::Var& x, const nn::Tokens& tokens, bool reduce);
-  double microbatch(const nn::Tokens& batch, float grad_scale, bool reduce);
+  nn::Tokens local_tokens(const nn::Tokens& batch, bool trains) const;
+  autograd::Var forward(const autograd::Var& input, int stage, Pass& pass);
+  autograd::Var train_layer(int i, const autograd::Var& x, Pass& pass);
+  Tensor forward_pass(Call& call, int stage, int microbatch, Tensor input);
+  Tensor backward_pass(Call& call, int stage, int microbatch, Tensor gradient, parallel::Work work);
+  void weights_pass(Call& call, int stage, int microbatch);
+  Tensor between_stages(const nn::Tokens& tokens) const;
+  double train_batch(const nn::Tokens& batch, float grad_scale, bool reduce);
+  void run_schedule(Call& call, const nn::Tokens& batch);
+  autograd::Var evaluate_stages(Pass& pass);
+  void sum_tied_gradients();
   void begin_reduce(parallel::Unit& unit);
   void finish_reductions();
+  float gradient_norm() const;
   [[noreturn]] void refuse_gradients(float norm) const;
   void update(const StepInput& input, float norm);
 
   models::CausalLM& model_;
+  parallel::Groups groups_;
   parallel::DataRanks ranks_;
+  std::optional<parallel::TensorRanks> tensor_ranks_;  // the model is placed before it is made
   Allocator& allocator_;
   EngineOptions options_;
+  std::vector<parallel::LayerRange> stages_;  // of the whole pipeline
+  std::vector<int> own_;                      // the stages of this rank
+  std::vector<int> stage_ranks_;              // the pipeline rank of each stage; empty without a pipeline
+  // The two ranks that have the embedding and the head tied to it, where they are two and this is one of them.
+  std::unique_ptr<comm::Communicator> tied_;
+  std::vector<parallel::Unit*> layers_;  // by layer; null: of another rank
+  parallel::Unit* root_ = nullptr;       // null: a rank without embedding and head
   std::vector<std::unique_ptr<parallel::Unit>> units_;
   std::vector<optim::AdamState> states_;
   std::vector<std::vector<optim::AdamRun>> runs_;

@@ -1,23 +1,56 @@
 #include "models/causal_lm.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
 #include "ops/pointwise.h"
+#include "ops/tensor_parallel.h"
 
 namespace automodel::models {
 
 using autograd::Var;
 
-CausalLM::CausalLM(Parts parts) : parts_(std::move(parts)) {}
+namespace {
+
+// The rank's rows of i32 [T]; rows past the end are 0.
+Tensor own_rows(const Tensor& all, const nn::Tokens& tokens, Allocator& allocator) {
+  Interval rows = tokens.ranks().rows(tokens.count());
+  int64_t here = std::clamp<int64_t>(tokens.count() - rows.begin, 0, rows.size());
+  if (here == rows.size()) return all.narrow(rows.begin, here);
+  Tensor own = Tensor::empty({rows.size()}, all.dtype(), allocator);
+  if (here > 0) copy(own.narrow(0, here), all.narrow(rows.begin, here));
+  zero(own.narrow(here, rows.size() - here));
+  return own;
+}
+
+int64_t first_row(const nn::Param& table) {
+  return table.kept.empty() ? 0 : table.kept[0].begin;
+}
+
+}  // namespace
+
+CausalLM::CausalLM(Parts parts) : parts_(std::move(parts)) {
+  const ModelInfo& info = parts_.info;
+  for (nn::Param* table : {&parts_.token_embedding, &head()}) table->split = {0, {{info.vocab_size, info.vocab_size}}};
+  if (parts_.position_embedding) parts_.position_embedding->acts_on_rows = true;
+}
+
+void CausalLM::place(int tp_rank, int tp_size) {
+  for (nn::Param* p : params()) p->place(tp_rank, tp_size);
+}
 
 Var CausalLM::embed(autograd::Tape& tape, const nn::Tokens& tokens) {
   if (parts_.info.absolute_positions)
     AM_CHECK(tokens.positions_end() <= parts_.info.max_positions, Fault::kData,
              "a sequence of {} tokens is longer than the {} positions of the model; use shorter sequences",
              tokens.positions_end(), parts_.info.max_positions);
-  Var x = ops::embedding(tape, tokens.ids, parts_.token_embedding);
-  if (parts_.position_embedding) x = ops::add(x, ops::embedding(tape, tokens.positions, *parts_.position_embedding));
+  Var x = ops::embedding(tape, tokens.ids, parts_.token_embedding, first_row(parts_.token_embedding));
+  x = nn::leave_products(x, tokens);
+  if (parts_.position_embedding) {
+    Tensor positions = own_rows(tokens.positions, tokens, tape.allocator());
+    x = ops::add(x, ops::embedding(tape, positions, *parts_.position_embedding));
+  }
   return parts_.embedding_dropout.forward(x, tokens);
 }
 
@@ -30,22 +63,43 @@ Var CausalLM::layer(int i, const Var& x, const nn::Tokens& tokens) {
 }
 
 ops::HeadLoss CausalLM::loss(const Var& x, const nn::Tokens& tokens, float grad_scale) {
-  return ops::head_loss(parts_.final_norm.forward(x), head(), tokens.labels, grad_scale);
+  Var normed = nn::enter_products(parts_.final_norm.forward(x), tokens);
+  return ops::head_loss(normed, head(), tokens.labels, grad_scale, vocabulary_part(tokens.ranks()));
 }
 
-Tensor CausalLM::logits(const Var& x) {
-  return ops::head_logits(parts_.final_norm.forward(x).value, head(), x.tape->allocator());
+ops::VocabularyPart CausalLM::vocabulary_part(const nn::Parallel& ranks) {
+  if (ranks.tp_size() == 1) return {};
+  int64_t each = (parts_.info.vocab_size + ranks.tp_size() - 1) / ranks.tp_size();
+  return {ranks.tp, first_row(head()), each};
+}
+
+Tensor CausalLM::logits(const Var& x, const nn::Parallel& ranks) {
+  Allocator& allocator = x.tape->allocator();
+  Tensor own = ops::head_logits(parts_.final_norm.forward(x).value, head(), allocator);
+  return ranks.tp_size() == 1 ? own : ops::gather_vocabulary(own, parts_.info.vocab_size, *ranks.tp);
 }
 
 void CausalLM::release_memory() {
   if (parts_.rope) parts_.rope->clear();
 }
 
-std::vector<nn::Param*> CausalLM::root_params() {
+std::vector<nn::Param*> CausalLM::embedding_params() {
   std::vector<nn::Param*> out{&parts_.token_embedding};
   if (parts_.position_embedding) out.push_back(&*parts_.position_embedding);
+  return out;
+}
+
+std::vector<nn::Param*> CausalLM::head_params() {
+  std::vector<nn::Param*> out;
   parts_.final_norm.collect(out);
-  if (parts_.head) out.push_back(&*parts_.head);
+  out.push_back(&head());
+  return out;
+}
+
+std::vector<nn::Param*> CausalLM::root_params() {
+  std::vector<nn::Param*> out = embedding_params();
+  for (nn::Param* p : head_params())
+    if (p != &parts_.token_embedding) out.push_back(p);
   return out;
 }
 

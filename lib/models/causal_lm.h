@@ -49,19 +49,24 @@ class CausalLM {
   const ModelInfo& info() const { return parts_.info; }
   int layers() const { return static_cast<int>(parts_.blocks.size()); }
 
-  // ids -> [T, hidden]. Needs the root Params.
+  // Gives every Param the part of a tensor-parallel rank.
+  void place(int tp_rank, int tp_size);
+
+  // ids -> [T, hidden], or the rank's rows of it (nn::Parallel). Needs the embedding_params().
   autograd::Var embed(autograd::Tape& tape, const nn::Tokens& tokens);
   // Needs the Params of layer i.
   autograd::Var layer(int i, const autograd::Var& x, const nn::Tokens& tokens);
-  // Final norm, head and cross entropy; see ops::head_loss. Needs the root Params.
+  // Final norm, head and cross entropy; see ops::head_loss. Needs the head_params().
   ops::HeadLoss loss(const autograd::Var& x, const nn::Tokens& tokens, float grad_scale);
-  // f32 [rows, vocab] of the rows x [rows, hidden]; on a tape that does not record.
-  Tensor logits(const autograd::Var& x);
+  // f32 [rows, vocab] of the rows x [rows, hidden], which all ranks have; on a tape that does not record.
+  Tensor logits(const autograd::Var& x, const nn::Parallel& ranks);
 
   // Drops what the model keeps in an engine's memory besides its Params.
   void release_memory();
 
-  // Everything outside of the blocks: embeddings, final norm, head.
+  std::vector<nn::Param*> embedding_params();
+  std::vector<nn::Param*> head_params();  // final norm and head; a tied one is among the embedding's too
+  // Everything outside of the blocks, once: embeddings, final norm, head.
   std::vector<nn::Param*> root_params();
   std::vector<nn::Param*> layer_params(int i);
   // Root first, then layer by layer.
@@ -69,6 +74,7 @@ class CausalLM {
 
  private:
   nn::Param& head() { return parts_.head ? *parts_.head : parts_.token_embedding; }
+  ops::VocabularyPart vocabulary_part(const nn::Parallel& ranks);
 
   Parts parts_;
 };

@@ -17,6 +17,7 @@ ops::DropoutArgs Dropout::args(const Tokens& tokens) const {
 
 autograd::Var Dropout::forward(const autograd::Var& x, const Tokens& tokens) const {
   ops::DropoutArgs dropout = args(tokens);
+  if (tokens.places.defined()) dropout.places = &tokens.places;
   return dropout.p > 0 ? ops::dropout(x, dropout) : x;
 }
 

@@ -16,7 +16,7 @@ class Dropout {
   Dropout() = default;  // drops nothing
   Dropout(const std::string& name, double p);
 
-  // For a kernel; p is 0 where `tokens` are not trained on. Points into `tokens`.
+  // For attention; p is 0 where `tokens` are not trained on. Points into `tokens`.
   ops::DropoutArgs args(const Tokens& tokens) const;
   // The value of x [T, D] may be overwritten. Records nothing where nothing is dropped.
   autograd::Var forward(const autograd::Var& x, const Tokens& tokens) const;

@@ -13,19 +13,27 @@
 
 namespace automodel::nn {
 
+// How tensor-parallel ranks cut a product: each has some of the outputs, or some of the inputs and a part of the sum.
+enum class Cut { kNone, kOut, kIn };
+
 struct LinearSpec {
   int64_t in = 0;
   int64_t out = 0;
   bool bias = false;
   bool in_out = false;  // the weight is stored [in, out] (GPT-2's Conv1D)
   float init_std = 0.02f;
+  Cut cut = Cut::kNone;
+  std::vector<SplitPart> parts = {};  // of what is cut; empty: single elements
 };
 
 class Linear {
  public:
   Linear(const std::string& name, const LinearSpec& spec);
-  ops::Projection projection() { return {&weight_, bias_ ? &*bias_ : nullptr, in_out_}; }
-  autograd::Var forward(const autograd::Var& x) { return ops::linear(x, projection()); }
+  // The rank's part of the product.
+  ops::Projection projection(const Tokens& tokens) {
+    return {&weight_, bias_ ? &*bias_ : nullptr, in_out_, cut_ != Cut::kIn || tokens.ranks().tp_rank() == 0};
+  }
+  autograd::Var forward(const autograd::Var& x, const Tokens& tokens) { return ops::linear(x, projection(tokens)); }
   Param& weight() { return weight_; }
   Param* bias() { return bias_ ? &*bias_ : nullptr; }
 
@@ -33,7 +41,14 @@ class Linear {
   Param weight_;
   std::optional<Param> bias_;
   bool in_out_;
+  Cut cut_;
 };
+
+// What tensor-parallel ranks have of rows [T, D] between the products of a layer, and as their input: x becomes the
+// input of products that are cut by their outputs; the sum of products that are cut by their inputs becomes what lies
+// between.
+autograd::Var enter_products(const autograd::Var& x, const Tokens& tokens);
+autograd::Var leave_products(const autograd::Var& y, const Tokens& tokens);
 
 enum class NormKind { kRms, kLayer };
 
@@ -51,7 +66,7 @@ class Norm {
 
 struct AttentionSpec {
   int64_t hidden = 0;
-  ops::HeadLayout layout;
+  ops::HeadLayout layout;    // of the whole layer
   bool bias = false;         // of q, k, v
   bool output_bias = false;  // of o
   bool head_norm = false;    // RMSNorm of each query and key head before the rotation (Qwen3)

@@ -1,10 +1,11 @@
-// One microbatch as the model sees it, T = batch * sequence.
+// One microbatch as the model sees it on one rank, T = batch * sequence.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 
 #include "nn/kv_cache.h"
+#include "nn/parallel.h"
 #include "tensor/tensor.h"
 
 namespace automodel::nn {
@@ -17,15 +18,26 @@ struct Tokens {
   Tensor labels;          // i32 [T], -100 where ignored; undefined when no loss is wanted
   Tensor document_start;  // i32 [batch, sequence], see ops::AttentionArgs; undefined: one document per row
 
+  // The ranks that compute this microbatch together; null: this one alone. Outlives the passes over the microbatch.
+  const Parallel* parallel = nullptr;
+
   // Training with dropout: what the masks of this step depend on; nothing: nothing is dropped.
   std::optional<uint64_t> dropout_key;
   Tensor samples;  // i64 [batch]: the rows' numbers in the dataset, which the masks depend on too
+  // i64 [rows, 2], see ops::DropoutArgs::places: of the rows that this rank has between the products of its layers when
+  // they are not all T in the order of the sequence; undefined: they are.
+  Tensor places;
 
   // Generation: what was seen before these tokens, which are added to it; null: nothing is kept. The first tokens of a
   // text come together, the others one by one (sequence = 1). Not together with document_start.
   KvCache* cache = nullptr;
   int layer = 0;  // which of the cache's layers is at work; set by the model
 
+  int64_t count() const { return batch * sequence; }
+  const Parallel& ranks() const {
+    static const Parallel kAlone;
+    return parallel == nullptr ? kAlone : *parallel;
+  }
   // All positions are below this.
   int64_t positions_end() const { return cache != nullptr ? cache->capacity() : sequence; }
 };

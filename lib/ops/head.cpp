@@ -22,6 +22,19 @@ int64_t chunk_rows(int64_t rows, int64_t vocab) {
   return chunks <= 1 ? std::max<int64_t>(rows, 1) : (rows + chunks - 1) / chunks;
 }
 
+// Cross entropy of rows whose other logits are on other ranks.
+void cross_entropy_with(const VocabularyPart& part, const Tensor& losses, const Tensor& dlogits, const Tensor& logits,
+                        const CrossEntropyArgs& args) {
+  const Kernels& k = kernels(logits.device());
+  Allocator& allocator = *logits.allocator();
+  int64_t rows = logits.rows(), ranks = part.ranks->size();
+  Tensor all = Tensor::empty({ranks, rows, 3}, DType::kF32, allocator, MemoryClass::kCommunication);
+  Tensor own = all.narrow(part.ranks->rank(), 1);
+  k.cross_entropy_part(own.view({rows, 3}), logits, *args.labels, part.first);
+  part.ranks->all_gather({all.raw(), all.numel(), DType::kF32}, {own.raw(), own.numel(), DType::kF32});
+  k.cross_entropy_join(losses, dlogits, logits, all, args);
+}
+
 }  // namespace
 
 Tensor head_logits(const Tensor& x, const Param& weight, Allocator& allocator) {
@@ -30,7 +43,25 @@ Tensor head_logits(const Tensor& x, const Param& weight, Allocator& allocator) {
   return logits;
 }
 
-HeadLoss head_loss(const Var& x, Param& weight, const Tensor& labels, float grad_scale) {
+Tensor gather_vocabulary(const Tensor& part, int64_t vocabulary, comm::Communicator& ranks) {
+  Allocator& allocator = *part.allocator();
+  int64_t rows = part.rows(), each = (vocabulary + ranks.size() - 1) / ranks.size();
+  auto workspace = [&](Shape shape) { return Tensor::empty(shape, part.dtype(), allocator, MemoryClass::kWorkspace); };
+  // Row by row: a part may be narrower than the others, and parts do not lie side by side.
+  Tensor own = workspace({rows, each}), all = workspace({ranks.size() * rows, each}),
+         out = workspace({rows, vocabulary});
+  zero(own);
+  for (int64_t r = 0; r < rows; ++r) copy(own.narrow(r, 1).columns(0, part.cols()), part.narrow(r, 1));
+  ranks.all_gather({all.raw(), all.numel(), all.dtype()}, {own.raw(), own.numel(), own.dtype()});
+  for (int64_t p = 0; p < ranks.size(); ++p) {
+    int64_t first = p * each, width = std::min(each, vocabulary - first);
+    for (int64_t r = 0; r < rows && width > 0; ++r)
+      copy(out.narrow(r, 1).columns(first, width), all.narrow(p * rows + r, 1).columns(0, width));
+  }
+  return out;
+}
+
+HeadLoss head_loss(const Var& x, Param& weight, const Tensor& labels, float grad_scale, const VocabularyPart& part) {
   int64_t rows = x.value.rows();
   int64_t vocab = weight.value.size(0);
   AM_CHECK(labels.numel() == rows && weight.value.size(1) == x.value.cols(), Fault::kShape,
@@ -43,7 +74,7 @@ HeadLoss head_loss(const Var& x, Param& weight, const Tensor& labels, float grad
 
   Tensor losses = Tensor::empty({rows}, DType::kF32, allocator);
   Tensor dx = wants_dx ? Tensor::empty(x.value.shape(), x.value.dtype(), allocator) : Tensor{};
-  int64_t chunk = chunk_rows(rows, vocab);
+  int64_t chunk = chunk_rows(rows, std::max(vocab, part.most));
   auto buffer = [&](DType dtype) { return Tensor::empty({chunk, vocab}, dtype, allocator, MemoryClass::kWorkspace); };
   Tensor logits = buffer(DType::kF32);
   Tensor dlogits = train && x.value.dtype() != DType::kF32 ? buffer(x.value.dtype()) : logits;
@@ -53,7 +84,11 @@ HeadLoss head_loss(const Var& x, Param& weight, const Tensor& labels, float grad
     Tensor l_part = logits.narrow(0, count);
     Tensor d_part = dlogits.narrow(0, count);
     k.matmul(l_part, x_part, weight.value, {.transpose_b = true});
-    k.cross_entropy(losses.narrow(begin, count), d_part, l_part, labels.narrow(begin, count), train, grad_scale);
+    Tensor here = labels.narrow(begin, count), loss = losses.narrow(begin, count);
+    if (part.ranks == nullptr)
+      k.cross_entropy(loss, d_part, l_part, here, train, grad_scale);
+    else
+      cross_entropy_with(part, loss, d_part, l_part, {&here, part.first, train, grad_scale});
     if (wants_dx) k.matmul(dx.narrow(begin, count), d_part, weight.value, {});
     if (train && weight.requires_grad)
       k.matmul(weight.grad, d_part, x_part, {.transpose_a = true, .accumulate = weight.begin_grad()});

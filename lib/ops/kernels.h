@@ -50,6 +50,9 @@ struct DropoutArgs {
   float p = 0;  // 0 <= p < 1; 0: nothing is dropped, and the rest is not read
   uint64_t key = 0;
   const Tensor* samples = nullptr;  // i64 [batch]
+  // Of an activation that does not hold all rows of the batch in order: i64 [T, 2], the sample and the place in it of
+  // each row; rows with a negative place are left alone. nullptr: T = batch * sequence rows, in order.
+  const Tensor* places = nullptr;
 };
 
 struct AttentionArgs {
@@ -64,6 +67,13 @@ struct AttentionArgs {
   // row.
   const Tensor* document_start = nullptr;
   DropoutArgs dropout{};  // of the weights, after the softmax
+};
+
+struct CrossEntropyArgs {
+  const Tensor* labels = nullptr;  // i32 [T]
+  int64_t first = 0;               // class of the first column of the logits
+  bool gradient = true;
+  float grad_scale = 1;
 };
 
 struct AdamArgs {
@@ -93,10 +103,11 @@ struct AdamArgs {
   X(scale, (const Tensor& y, float s))                                                                                 \
   /* y = x between f32 and bf16 (or the same type) */                                                                  \
   X(cast, (const Tensor& y, const Tensor& x))                                                                          \
-  /* y [T,D] = table [V,D] rows of ids i32 [T] */                                                                      \
-  X(embedding_forward, (const Tensor& y, const Tensor& ids, const Tensor& table))                                      \
+  /* y [T,D] = rows of `table` [V,D], which is rows [first, first + V) of the whole, by ids i32 [T]; an id of another  \
+     row gives zeros */                                                                                                \
+  X(embedding_forward, (const Tensor& y, const Tensor& ids, const Tensor& table, int64_t first))                       \
   /* dtable f32 [V,D] (+)= rows of dy [T,D] summed by ids; overwriting also zeroes the rows no id names */             \
-  X(embedding_backward, (const Tensor& dtable, const Tensor& dy, const Tensor& ids, bool accumulate))                  \
+  X(embedding_backward, (const Tensor& dtable, const Tensor& dy, const Tensor& ids, int64_t first, bool accumulate))   \
   /* y = x * rstd * w, rstd f32 [T] = 1 / sqrt(mean(x^2) + eps); computed in f32 and rounded as Hugging Face does:     \
      x * rstd is rounded to the compute type before the product with w. Rows of D elements. */                         \
   X(rms_norm_forward, (const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w, float eps))              \
@@ -150,6 +161,12 @@ struct AdamArgs {
      written as dlogits [T,V], which may be the same memory when the types agree, or of the compute type. */           \
   X(cross_entropy, (const Tensor& losses, const Tensor& dlogits, const Tensor& logits, const Tensor& labels,           \
                     bool gradient, float grad_scale))                                                                  \
+  /* The same where the logits [T,V] (f32) are classes [first, first + V) of a row that other ranks have the rest of:  \
+     part f32 [T,3] = largest logit, sum of exp(logit - largest), logit of the label (0 when it is of another rank) */ \
+  X(cross_entropy_part, (const Tensor& part, const Tensor& logits, const Tensor& labels, int64_t first))               \
+  /* ... and the result from `parts` f32 [n,T,3] of all n ranks; losses are those of the whole row */                  \
+  X(cross_entropy_join, (const Tensor& losses, const Tensor& dlogits, const Tensor& logits, const Tensor& parts,       \
+                         const CrossEntropyArgs& args))                                                                \
   /* out f64 [1] (+)= sum of squares of x (f32 or bf16), in f64 */                                                     \
   X(sum_squares, (const Tensor& out, const Tensor& x, bool accumulate))                                                \
   /* out f64 [1] (+)= sum of x f32, in f64 */                                                                          \

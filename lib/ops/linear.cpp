@@ -45,7 +45,7 @@ Tensor joined(std::span<const Projection> ps, Member member) {
 void forward_each(const Tensor& y, const Tensor& x, std::span<const Projection> ps) {
   int64_t column = 0;
   for (const Projection& p : ps) {
-    const Tensor* bias = p.bias != nullptr ? &p.bias->value : nullptr;
+    const Tensor* bias = p.bias != nullptr && p.adds_bias ? &p.bias->value : nullptr;
     product(y.columns(column, outs(p)), x, p.weight->value, {.transpose_b = !p.in_out, .bias = bias});
     column += outs(p);
   }

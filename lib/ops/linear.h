@@ -13,6 +13,8 @@ struct Projection {
   autograd::Param* weight = nullptr;
   autograd::Param* bias = nullptr;  // [out] or nullptr
   bool in_out = false;
+  // False: the forward leaves the bias out (another rank adds it to the sum that this product is a part of).
+  bool adds_bias = true;
 };
 
 // x [T, in] -> [T, sum of the outs]. Weights that lie one after the other in memory, [out, in] and without bias, are

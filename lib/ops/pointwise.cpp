@@ -60,27 +60,32 @@ Var activation(const Var& x, Activation act) {
 }
 
 Var dropout(const Var& x, const DropoutArgs& args) {
-  AM_CHECK(x.value.rows() % args.samples->numel() == 0, Fault::kShape, "dropout: x has shape {} for {} samples",
-           x.value.shape().str(), args.samples->numel());
+  bool fits =
+      args.places != nullptr ? args.places->rows() == x.value.rows() : x.value.rows() % args.samples->numel() == 0;
+  AM_CHECK(fits, Fault::kShape, "dropout: x has shape {} for {} samples", x.value.shape().str(), args.samples->numel());
   const Kernels& k = kernels(x.value.device());
   k.dropout(x.value, x.value, args);
-  return x.tape->record("dropout", x.value, {x}, false, {}, [args, samples = *args.samples, &k](Gradients& g) {
-    DropoutArgs again = args;
-    again.samples = &samples;
-    Tensor dy = std::move(g.dy());
-    Tensor dx = dy.unique() ? dy : Tensor::empty(dy.shape(), dy.dtype(), g.allocator());
-    k.dropout(dx, dy, again);
-    g.pass(0, std::move(dx));
-  });
+  return x.tape->record(
+      "dropout", x.value, {x}, false, {},
+      [args, samples = *args.samples, &k, places = args.places ? *args.places : Tensor{}](Gradients& g) {
+        DropoutArgs again = args;
+        again.samples = &samples;
+        if (args.places != nullptr) again.places = &places;
+        Tensor dy = std::move(g.dy());
+        Tensor dx = dy.unique() ? dy : Tensor::empty(dy.shape(), dy.dtype(), g.allocator());
+        k.dropout(dx, dy, again);
+        g.pass(0, std::move(dx));
+      });
 }
 
-Var embedding(Tape& tape, const Tensor& ids, Param& table) {
+Var embedding(Tape& tape, const Tensor& ids, Param& table, int64_t first) {
   const Kernels& k = kernels(table.value.device());
   Tensor y = Tensor::empty({ids.numel(), table.value.size(1)}, table.value.dtype(), tape.allocator());
-  k.embedding_forward(y, ids, table.value);
-  return tape.record("embedding", std::move(y), {}, table.requires_grad, {ids}, [&table, &k](Gradients& g) {
-    g.wgrad(
-        [&table, &k, ids = g.saved(0), dy = g.dy()] { k.embedding_backward(table.grad, dy, ids, table.begin_grad()); });
+  k.embedding_forward(y, ids, table.value, first);
+  return tape.record("embedding", std::move(y), {}, table.requires_grad, {ids}, [&table, first, &k](Gradients& g) {
+    g.wgrad([&table, first, &k, ids = g.saved(0), dy = g.dy()] {
+      k.embedding_backward(table.grad, dy, ids, first, table.begin_grad());
+    });
   });
 }
 

@@ -15,11 +15,12 @@ autograd::Var gated(const autograd::Var& gate_up, Activation act);
 
 autograd::Var activation(const autograd::Var& x, Activation act);
 
-// Dropout; x [T, D] is overwritten. The mask is made again in the backward. `args.samples` is only read here.
+// Dropout; x [T, D] is overwritten. The mask is made again in the backward. What `args` points to is only read here.
 autograd::Var dropout(const autograd::Var& x, const DropoutArgs& args);
 
-// Rows of `table` [V, D] for ids i32 [T]: [T, D] in the table's type.
-autograd::Var embedding(autograd::Tape& tape, const Tensor& ids, autograd::Param& table);
+// Rows of `table` [V, D] for ids i32 [T]: [T, D] in the table's type. The table is rows [first, first + V) of a larger
+// one; ids of other rows give zeros.
+autograd::Var embedding(autograd::Tape& tape, const Tensor& ids, autograd::Param& table, int64_t first = 0);
 
 // The tape's way to add gradients: y += x.
 void add_into(Tensor& y, const Tensor& x);

@@ -15,8 +15,9 @@ int64_t round_up(int64_t n, int64_t unit) {
 
 FlatLayout::FlatLayout(const std::vector<nn::Param*>& params, int shards) : shards_(shards) {
   for (nn::Param* param : params) {
-    segments_.push_back({param, size_, param->shape.numel()});
-    size_ = round_up(size_ + param->shape.numel(), kAlign);
+    int64_t numel = param->local_shape().numel();
+    segments_.push_back({param, size_, numel});
+    size_ = round_up(size_ + numel, kAlign);
   }
   size_ = round_up(size_, kAlign * shards);
 }

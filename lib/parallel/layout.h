@@ -1,4 +1,5 @@
-// How the Params of one unit lie in its flat buffer and how the buffer is cut over ranks. Pure arithmetic.
+// How the Params of one unit (the tensor-parallel rank's parts of them) lie in its flat buffer and how the buffer is
+// cut over ranks. Pure arithmetic.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,8 @@ struct Segment {
   int64_t numel = 0;
 };
 
-// A run of one Param's elements that one rank owns: elements [begin, end) of the Param, at [flat, flat + end - begin)
-// of the rank's shard.
+// A run of one Param's elements that one rank owns: elements [begin, end) of its part of the Param, at [flat, flat +
+// end - begin) of the rank's shard.
 struct Piece {
   nn::Param* param = nullptr;
   int64_t begin = 0;

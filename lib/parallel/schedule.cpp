@@ -154,6 +154,13 @@ std::vector<std::vector<int>> place_stages(std::string_view name, int ranks, int
   return out;
 }
 
+std::vector<int> ranks_of_stages(const Schedule& schedule) {
+  std::vector<int> out(static_cast<size_t>(schedule.stages), 0);
+  for (size_t r = 0; r < schedule.ranks.size(); ++r)
+    for (const Action& action : schedule.ranks[r]) out[static_cast<size_t>(action.stage)] = static_cast<int>(r);
+  return out;
+}
+
 std::string refusal(const ScheduleRequest& r) {
   if (!known(r.name)) return fmt::format("there is no schedule {}", r.name);
   if (r.ranks < 1 || r.microbatches < 1 || r.stages < 1)

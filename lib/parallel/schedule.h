@@ -51,6 +51,9 @@ bool is_v_shaped(std::string_view name);
 // Of each rank, ascending.
 std::vector<std::vector<int>> place_stages(std::string_view name, int ranks, int stages);
 
+// The rank that works on each stage.
+std::vector<int> ranks_of_stages(const Schedule& schedule);
+
 // Why the schedule cannot be made, with both numbers and what to change; empty: it can.
 std::string refusal(const ScheduleRequest& request);
 // Error(kConfig) with the refusal.

@@ -14,11 +14,14 @@ comm::Buffer buffer_of(const Tensor& t) {
 
 }  // namespace
 
-Unit::Unit(std::vector<nn::Param*> params, const DataRanks& ranks, const UnitOptions& options, Allocator& allocator)
+Unit::Unit(std::vector<nn::Param*> params, const DataRanks& ranks, const TensorRanks& tensor_ranks,
+           const UnitOptions& options, Allocator& allocator)
     : ranks_(ranks),
+      tensor_ranks_(tensor_ranks),
+      params_(std::move(params)),
       options_(options),
       allocator_(allocator),
-      layout_(params, ranks.shard().size()),
+      layout_(params_, ranks.shard().size()),
       master_(Tensor::zeros({layout_.shard_size()}, DType::kF32, allocator, MemoryClass::kParameters)) {
   if (options.param_dtype != DType::kF32)
     compute_ = Tensor::zeros({layout_.shard_size()}, options.param_dtype, allocator, MemoryClass::kParameters);
@@ -34,7 +37,8 @@ void Unit::publish() {
 }
 
 void Unit::point_values(const Tensor& flat) {
-  for (const Segment& s : layout_.segments()) s.param->value = flat.narrow(s.offset, s.numel).view(s.param->shape);
+  for (const Segment& s : layout_.segments())
+    s.param->value = flat.narrow(s.offset, s.numel).view(s.param->local_shape());
 }
 
 void Unit::start_gather() {
@@ -81,7 +85,7 @@ void Unit::begin_gradients() {
   if (full_gradient_.defined()) return;
   full_gradient_ = Tensor::empty({layout_.size()}, DType::kF32, allocator_, MemoryClass::kGradients);
   for (const Segment& s : layout_.segments()) {
-    s.param->grad = full_gradient_.narrow(s.offset, s.numel).view(s.param->shape);
+    s.param->grad = full_gradient_.narrow(s.offset, s.numel).view(s.param->local_shape());
     s.param->has_grad = false;
   }
 }
@@ -96,6 +100,7 @@ void Unit::complete_gradients() {
 void Unit::start_reduce() {
   AM_CHECK(full_gradient_.defined() && !in_flight_, Fault::kBug, "a reduction without gradients");
   complete_gradients();
+  tensor_ranks_.sum_gradients(params_, allocator_);
   in_flight_ = true;
   if (ranks_.all().size() == 1) return;
   reduced_ = full_gradient_;

@@ -3,7 +3,8 @@
 // Its fp32 master weights are cut over the shards of DataRanks (fsdp2: all data-parallel ranks; ddp: one shard, so
 // every rank has them all). Before use the weights are gathered in param_dtype and the Params' `value` are views of
 // that buffer; gradients of the whole unit collect in one fp32 buffer, of which the Params' `grad` are views, and are
-// summed over the data-parallel ranks into this rank's shard. With one shard, gathering and its buffers cost nothing.
+// summed over the tensor-parallel ranks that have a weight in common and over the data-parallel ranks into this rank's
+// shard. With one shard, gathering and its buffers cost nothing.
 //
 // Sums over ranks are the communicators', in their canonical order, so ddp, fsdp2 and HSDP on the same ranks agree bit
 // for bit (data_ranks.h). All ranks make the same calls in the same order.
@@ -16,6 +17,7 @@
 #include "comm/communicator.h"
 #include "parallel/data_ranks.h"
 #include "parallel/layout.h"
+#include "parallel/tensor_ranks.h"
 
 namespace automodel::parallel {
 
@@ -30,8 +32,9 @@ struct UnitOptions {
 
 class Unit {
  public:
-  // `ranks` and `allocator` outlive the unit. Allocates the master shard (not yet filled).
-  Unit(std::vector<nn::Param*> params, const DataRanks& ranks, const UnitOptions& options, Allocator& allocator);
+  // The ranks and `allocator` outlive the unit; the Params are placed. Allocates the master shard (not yet filled).
+  Unit(std::vector<nn::Param*> params, const DataRanks& ranks, const TensorRanks& tensor_ranks,
+       const UnitOptions& options, Allocator& allocator);
 
   // Takes its memory back from the Params, which may live longer.
   ~Unit();
@@ -62,6 +65,8 @@ class Unit {
   void begin_gradients();
   void start_reduce();
   void finish_reduce();
+  // The ranks that share this unit's gradient.
+  const DataRanks& ranks() const { return ranks_; }
   // fp32 [shard_size] after finish_reduce; the next begin_gradients after end_step starts anew.
   const Tensor& gradient() const { return gradient_; }
   void end_step();
@@ -73,6 +78,8 @@ class Unit {
   void complete_gradients();
 
   const DataRanks& ranks_;
+  const TensorRanks& tensor_ranks_;
+  std::vector<nn::Param*> params_;
   UnitOptions options_;
   Allocator& allocator_;
   FlatLayout layout_;

@@ -206,12 +206,11 @@ void Trainer::save(int64_t step, int64_t epoch, double train_loss,
   options.max_recent_checkpoints = config.max_recent_checkpoints;
   options.best_metric_key = config.best_metric_key;
 
-  bool writes = engine_.saves_state();
   checkpoint::SaveRequest request;
   request.epoch = epoch;
   request.step = step;
-  request.model = model_group(engine_, *job_.source.model, job_.source.storage, writes);
-  request.optimizer = optimizer_group(engine_, *job_.source.model, job_.source.storage, writes);
+  request.model = model_group(engine_, *job_.source.model, job_.source.storage);
+  request.optimizer = optimizer_group(engine_, *job_.source.model, job_.source.storage);
   request.hf_files = job_.source.companions;
   if (job_.tokenizer != nullptr)
     for (const data::TokenizerFile& file : job_.tokenizer->files()) request.hf_files[file.name] = file.content;

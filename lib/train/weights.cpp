@@ -1,5 +1,7 @@
 #include "train/weights.h"
 
+#include <algorithm>
+
 namespace automodel::train {
 namespace {
 
@@ -8,7 +10,12 @@ std::vector<int64_t> dims_of(const nn::Param& p) {
 }
 
 checkpoint::Region region_of(const engine::StateSlice& s, const std::string& prefix) {
-  return {.name = prefix + s.param->name, .shape = dims_of(*s.param), .begin = s.begin, .end = s.end};
+  return {.name = prefix + s.param->name,
+          .shape = dims_of(*s.param),
+          .kept = s.param->kept,
+          .kept_dim = std::max(0, s.param->split.dim),
+          .begin = s.begin,
+          .end = s.end};
 }
 
 const std::string kExpAvg = "exp_avg/";
@@ -66,22 +73,21 @@ void load_optimizer(engine::Engine& engine, models::CausalLM& model, const check
   engine.publish();
 }
 
-checkpoint::TensorGroup model_group(const engine::Engine& engine, models::CausalLM& model, DType stored, bool writes) {
+checkpoint::TensorGroup model_group(const engine::Engine& engine, models::CausalLM& model, DType stored) {
   checkpoint::TensorGroup group;
   add_specs(group.tensors, model, "", stored);
-  if (!writes) return group;
-  for (const engine::StateSlice& s : engine.state()) group.slices.push_back({region_of(s, ""), DType::kF32, s.master});
+  for (const engine::StateSlice& s : engine.state())
+    if (s.saved) group.slices.push_back({region_of(s, ""), DType::kF32, s.master});
   return group;
 }
 
-checkpoint::TensorGroup optimizer_group(const engine::Engine& engine, models::CausalLM& model, DType stored,
-                                        bool writes) {
+checkpoint::TensorGroup optimizer_group(const engine::Engine& engine, models::CausalLM& model, DType stored) {
   checkpoint::TensorGroup group;
   bool masters = stored != DType::kF32;
   for (const auto* prefix : {&kExpAvg, &kExpAvgSq}) add_specs(group.tensors, model, *prefix, DType::kF32);
   if (masters) add_specs(group.tensors, model, kMaster, DType::kF32);
-  if (!writes) return group;
   for (const engine::StateSlice& s : engine.state()) {
+    if (!s.saved) continue;
     group.slices.push_back({region_of(s, kExpAvg), DType::kF32, s.exp_avg});
     group.slices.push_back({region_of(s, kExpAvgSq), DType::kF32, s.exp_avg_sq});
     if (masters) group.slices.push_back({region_of(s, kMaster), DType::kF32, s.master});

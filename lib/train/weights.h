@@ -27,10 +27,8 @@ void check_weights(models::CausalLM& model, const checkpoint::TensorSet& source)
 void load_optimizer(engine::Engine& engine, models::CausalLM& model, const checkpoint::TensorSet& source);
 
 // What a checkpoint stores of the weights, in `stored` type, and of the optimizer: exp_avg/NAME, exp_avg_sq/NAME, and
-// master/NAME when `stored` is not fp32. `writes`: false on ranks whose slices another rank writes (ddp: all but rank
-// 0).
-checkpoint::TensorGroup model_group(const engine::Engine& engine, models::CausalLM& model, DType stored, bool writes);
-checkpoint::TensorGroup optimizer_group(const engine::Engine& engine, models::CausalLM& model, DType stored,
-                                        bool writes);
+// master/NAME when `stored` is not fp32. With the slices that are this rank's to save.
+checkpoint::TensorGroup model_group(const engine::Engine& engine, models::CausalLM& model, DType stored);
+checkpoint::TensorGroup optimizer_group(const engine::Engine& engine, models::CausalLM& model, DType stored);
 
 }  // namespace automodel::train

@@ -167,12 +167,12 @@ void add_others() {
     add_moving("embedding_forward" + suffix, [=](benchmark::State& state) {
       Tensor words = numbers(Shape{32000, kWidth}, type), y = numbers(Shape{kTokens, kWidth}, type);
       Tensor ids = integers(kTokens, 32000);
-      moving(state, 2 * row, [&] { table().embedding_forward(y, ids, words); });
+      moving(state, 2 * row, [&] { table().embedding_forward(y, ids, words, 0); });
     });
     add_moving("embedding_backward" + suffix, [=](benchmark::State& state) {
       Tensor dwords = numbers(Shape{32000, kWidth}, DType::kF32), dy = numbers(Shape{kTokens, kWidth}, type);
       Tensor ids = integers(kTokens, 32000);
-      moving(state, row + 8.0 * kTokens * kWidth, [&] { table().embedding_backward(dwords, dy, ids, true); });
+      moving(state, row + 8.0 * kTokens * kWidth, [&] { table().embedding_backward(dwords, dy, ids, 0, true); });
     });
     add_moving("add" + suffix, [=](benchmark::State& state) {
       Tensor a = numbers(Shape{kTokens, 16 * kWidth}, type), b = a.clone(), y = a.clone();

@@ -139,7 +139,7 @@ TEST_CASE("embeddings look rows up, and their gradient sums rows of one id in th
         for (int64_t t = 0; t < tokens; ++t)
           for (int64_t j = 0; j < width; ++j) rows.push_back(table.get(static_cast<int64_t>(ids.get(t)), j));
         on_every_set(
-            {&y}, [&](const Kernels& k) { k.embedding_forward(y.tensor(), ids.tensor(), table.tensor()); },
+            {&y}, [&](const Kernels& k) { k.embedding_forward(y.tensor(), ids.tensor(), table.tensor(), 0); },
             [&] { CHECK(worst_error(y, rows, 0) == 0); });
         for (bool accumulate : {false, true}) {
           std::vector<double> expected(static_cast<size_t>(kVocab * width), 0.0);
@@ -152,7 +152,9 @@ TEST_CASE("embeddings look rows up, and their gradient sums rows of one id in th
               [&] {
                 if (accumulate) dtable.set_all(start.values());
               },
-              [&](const Kernels& k) { k.embedding_backward(dtable.tensor(), dy.tensor(), ids.tensor(), accumulate); },
+              [&](const Kernels& k) {
+                k.embedding_backward(dtable.tensor(), dy.tensor(), ids.tensor(), 0, accumulate);
+              },
               [&] { CHECK(worst_error(dtable, expected, 10) < 1); });
         }
       }

@@ -92,7 +92,88 @@ void rows(const Tensor& losses, const Tensor* dlogits, const Tensor& logits, con
   });
 }
 
+// What the parts of one row have together.
+struct WholeRow {
+  float max = -__builtin_inff();
+  double sum = 0;
+  float picked = 0;
+};
+
+WholeRow join_row(const Tensor& parts, int64_t row) {
+  const auto* part = ptr<float>(parts) + row * 3;
+  int64_t ranks = parts.size(0), stride = parts.size(1) * 3;
+  WholeRow whole;
+  for (int64_t r = 0; r < ranks; ++r) {
+    if (part[r * stride] > whole.max) whole.max = part[r * stride];
+    whole.picked += part[r * stride + 2];
+  }
+  for (int64_t r = 0; r < ranks; ++r)
+    whole.sum += static_cast<double>(part[r * stride + 1]) *
+                 std::exp(static_cast<double>(part[r * stride]) - static_cast<double>(whole.max));
+  return whole;
+}
+
+template <class Out>
+void join_rows(const Tensor& losses, const Tensor& dlogits, const Tensor& logits, const Tensor& parts,
+               const CrossEntropyArgs& args) {
+  auto* loss = ptr<float>(losses);
+  const auto* label = ptr<int32_t>(*args.labels);
+  const auto* x = ptr<float>(logits);
+  auto* dx = args.gradient ? ptr<Out>(dlogits) : nullptr;
+  int64_t width = logits.cols();
+  for_rows(logits.rows(), width, [&](int64_t row) {
+    if (label[row] < 0) {
+      loss[row] = 0;
+      if (dx != nullptr) std::memset(dx + row * width, 0, static_cast<size_t>(width) * sizeof(Out));
+      return;
+    }
+    WholeRow whole = join_row(parts, row);
+    loss[row] =
+        static_cast<float>(std::log(whole.sum) + static_cast<double>(whole.max) - static_cast<double>(whole.picked));
+    if (dx == nullptr) return;
+    const float* in = x + row * width;
+    Out* out = dx + row * width;
+    int64_t at = label[row] - args.first;
+    float own = at >= 0 && at < width ? in[at] : 0;
+    VecF scale = all(static_cast<float>(static_cast<double>(args.grad_scale) / whole.sum));
+    for_vectors(0, width, [&](int64_t i, int64_t n) {
+      store_n(out + i, exp(load_n(in + i, n, -__builtin_inff()) - whole.max) * scale, n);
+    });
+    if (at < 0 || at >= width) return;
+    double p = std::exp(static_cast<double>(own) - static_cast<double>(whole.max)) / whole.sum;
+    auto corrected = static_cast<float>((p - 1.0) * static_cast<double>(args.grad_scale));
+    if constexpr (sizeof(Out) == sizeof(float))
+      out[at] = corrected;
+    else
+      out[at] = to_bf16(corrected);
+  });
+}
+
 }  // namespace
+
+void cross_entropy_part(const Tensor& part, const Tensor& logits, const Tensor& labels, int64_t first) {
+  auto* out = ptr<float>(part);
+  const auto* label = ptr<int32_t>(labels);
+  const auto* x = ptr<float>(logits);
+  int64_t width = logits.cols();
+  for_rows(logits.rows(), width, [&](int64_t row) {
+    int64_t at = label[row] - first;
+    if (label[row] < 0) {
+      out[3 * row] = out[3 * row + 1] = out[3 * row + 2] = 0;
+      return;
+    }
+    RowSum sum = sum_row(x + row * width, width, nullptr, nullptr);
+    out[3 * row] = sum.max;
+    out[3 * row + 1] = static_cast<float>(sum.sum);
+    out[3 * row + 2] = at >= 0 && at < width ? x[row * width + at] : 0;
+  });
+}
+
+void cross_entropy_join(const Tensor& losses, const Tensor& dlogits, const Tensor& logits, const Tensor& parts,
+                        const CrossEntropyArgs& args) {
+  if (!args.gradient) return join_rows<float>(losses, dlogits, logits, parts, args);
+  with_type(dlogits, [&](auto out) { join_rows<decltype(out)>(losses, dlogits, logits, parts, args); });
+}
 
 void cross_entropy(const Tensor& losses, const Tensor& dlogits, const Tensor& logits, const Tensor& labels,
                    bool gradient, float grad_scale) {

@@ -6,17 +6,21 @@
 
 namespace automodel::ops::cpu::AUTOMODEL_ISA {
 
-void embedding_forward(const Tensor& y, const Tensor& ids, const Tensor& table) {
+void embedding_forward(const Tensor& y, const Tensor& ids, const Tensor& table, int64_t first) {
   const auto* id = ptr<int32_t>(ids);
   auto* to = ptr<char>(y);
   const auto* from = ptr<char>(table);
   auto row_bytes = static_cast<int64_t>(size_of(y.dtype())) * table.cols();
   for_rows(ids.numel(), table.cols(), [&](int64_t row) {
-    std::memcpy(to + row * row_bytes, from + id[row] * row_bytes, static_cast<size_t>(row_bytes));
+    int64_t at = id[row] - first;
+    if (at >= 0 && at < table.rows())
+      std::memcpy(to + row * row_bytes, from + at * row_bytes, static_cast<size_t>(row_bytes));
+    else
+      std::memset(to + row * row_bytes, 0, static_cast<size_t>(row_bytes));
   });
 }
 
-void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids, bool accumulate) {
+void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids, int64_t first, bool accumulate) {
   const auto* id = ptr<int32_t>(ids);
   auto* to = ptr<float>(dtable);
   int64_t tokens = ids.numel(), width = dtable.cols();
@@ -34,7 +38,9 @@ void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& id
       int64_t begin = parts * share / shares * kColumns, end = parts * (share + 1) / shares * kColumns;
       if (end > width) end = width;
       for (int64_t t = 0; t < tokens; ++t) {
-        float* row = to + id[t] * width;
+        int64_t at = id[t] - first;
+        if (at < 0 || at >= dtable.rows()) continue;
+        float* row = to + at * width;
         for_vectors(begin, end, [&](int64_t i, int64_t n) {
           store_n(row + i, load_n(row + i, n) + load_n(from + t * width + i, n), n);
         });

@@ -1,0 +1,80 @@
+#include "ops/tensor_parallel.h"
+
+#include <utility>
+
+namespace automodel::ops {
+
+using autograd::Gradients;
+using autograd::Var;
+using comm::Communicator;
+
+namespace {
+
+comm::Buffer buffer_of(const Tensor& t) {
+  return {t.raw(), t.numel(), t.dtype()};
+}
+
+int64_t part_of(int64_t rows, const Communicator& ranks) {
+  return (rows + ranks.size() - 1) / ranks.size();
+}
+
+Tensor gathered(const Tensor& part, int64_t rows, Communicator& ranks, Allocator& allocator) {
+  Tensor all = Tensor::empty({part.rows() * ranks.size(), part.cols()}, part.dtype(), allocator);
+  ranks.all_gather(buffer_of(all), buffer_of(part));
+  return all.rows() == rows ? all : all.narrow(0, rows);
+}
+
+// Sums in place where the rows come out even; the rank's rows are then copied, so that the rest is freed.
+Tensor summed_part(Tensor all, Communicator& ranks, Allocator& allocator) {
+  int64_t rows = all.rows(), each = part_of(rows, ranks);
+  Tensor from = all;
+  if (each * ranks.size() != rows) {
+    from = Tensor::empty({each * ranks.size(), all.cols()}, all.dtype(), allocator);
+    copy(from.narrow(0, rows), all);
+    zero(from.narrow(rows, from.rows() - rows));
+  }
+  Tensor part = Tensor::empty({each, all.cols()}, all.dtype(), allocator);
+  ranks.reduce_scatter(buffer_of(part), buffer_of(from), comm::Reduce::kSum);
+  return part;
+}
+
+}  // namespace
+
+Var spread(const Var& x, Communicator& ranks) {
+  if (ranks.size() == 1) return x;
+  Var out = x.tape->record("spread", x.value, {x}, false, {}, [&ranks](Gradients& g) {
+    Tensor dy = std::move(g.dy());
+    if (!dy.unique()) dy = dy.clone();
+    ranks.all_reduce(buffer_of(dy), comm::Reduce::kSum);
+    g.pass(0, std::move(dy));
+  });
+  out.remake = x.remake;
+  return out;
+}
+
+Var sum(const Var& x, Communicator& ranks) {
+  if (ranks.size() == 1) return x;
+  ranks.all_reduce(buffer_of(x.value), comm::Reduce::kSum);
+  return x.tape->record("sum", x.value, {x}, false, {}, [](Gradients& g) { g.pass(0, std::move(g.dy())); });
+}
+
+Var gather_rows(const Var& x, int64_t rows, Communicator& ranks) {
+  if (ranks.size() == 1) return x;
+  Allocator* allocator = &x.tape->allocator();
+  Var out = x.tape->record("gather_rows", gathered(x.value, rows, ranks, *allocator), {x}, false, {},
+                           [&ranks](Gradients& g) { g.pass(0, summed_part(std::move(g.dy()), ranks, g.allocator())); });
+  if (out.id >= 0)
+    out.remake = [part = autograd::Kept(x), rows, &ranks, allocator] {
+      return gathered(part.get(), rows, ranks, *allocator);
+    };
+  return out;
+}
+
+Var sum_to_rows(const Var& x, Communicator& ranks) {
+  if (ranks.size() == 1) return x;
+  int64_t rows = x.value.rows();
+  return x.tape->record("sum_to_rows", summed_part(x.value, ranks, x.tape->allocator()), {x}, false, {},
+                        [rows, &ranks](Gradients& g) { g.pass(0, gathered(g.dy(), rows, ranks, g.allocator())); });
+}
+
+}  // namespace automodel::ops

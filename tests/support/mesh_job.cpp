@@ -1,0 +1,203 @@
+#include "support/mesh_job.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "config/config.h"
+#include "core/rng.h"
+#include "models/registry.h"
+#include "support/engine_fixture.h"
+#include "support/run_mesh.h"
+
+namespace automodel::test {
+
+std::string MeshSizes::text() const {
+  std::string out;
+  auto add = [&](const char* name, int size) {
+    if (size > 1) out += (out.empty() ? "" : " x ") + std::string(name) + " " + std::to_string(size);
+  };
+  add("pp", pp), add("dp_replicate", dp_replicate), add("dp_shard", dp_shard), add("cp", cp);
+  add(sequence_parallel ? "tp+sp" : "tp", tp), add("ep", ep);
+  return out.empty() ? "one rank" : out;
+}
+
+Sample sample_of(const MeshJob& job, int step, int64_t number, int64_t vocab) {
+  Random random(7, hash_name("sample " + std::to_string(step) + " " + std::to_string(number)));
+  Sample s;
+  auto token = [&](int64_t at) {
+    return static_cast<int32_t>(random.below(static_cast<uint64_t>(vocab), static_cast<uint64_t>(at)));
+  };
+  auto length = static_cast<uint64_t>(job.length);
+  int64_t ignored = number % 4 == 1 ? job.length : static_cast<int64_t>(random.below(length, 1000));
+  // Documents of a third and a half of what is left, and the rest; none starts in a row that is not packed.
+  int64_t second = job.packed ? job.length / 3 + number % 2 : job.length;
+  int64_t third = job.packed ? second + (job.length - second) / 2 : job.length;
+  for (int64_t t = 0; t < job.length; ++t) {
+    s.ids.push_back(token(t));
+    s.labels.push_back(t < ignored ? -100 : token(t + 1));
+    int64_t start = t >= third ? third : t >= second ? second : 0;
+    s.document_start.push_back(static_cast<int32_t>(start));
+    s.positions.push_back(static_cast<int32_t>(t - start));
+  }
+  return s;
+}
+
+std::vector<nn::Tokens> batches_of(const MeshJob& job, int step, int dp_rank, int64_t vocab) {
+  int64_t dp = job.mesh.dp(), local = job.global_batch / (job.accumulation * dp);
+  std::vector<nn::Tokens> out;
+  for (int64_t a = 0; a < job.accumulation; ++a) {
+    Sample all;
+    std::vector<int64_t> numbers;
+    for (int64_t i = 0; i < local; ++i) {
+      numbers.push_back(dp * (a * local + i) + dp_rank);
+      Sample s = sample_of(job, step, numbers.back(), vocab);
+      auto join = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+      join(all.ids, s.ids), join(all.labels, s.labels), join(all.positions, s.positions);
+      join(all.document_start, s.document_start);
+    }
+    nn::Tokens tokens = support::make_tokens(local, job.length, all.ids, all.labels);
+    tokens.positions = support::int_tensor({local * job.length}, all.positions);
+    if (job.packed) tokens.document_start = support::int_tensor({local, job.length}, all.document_start);
+    tokens.samples = Tensor::empty({local}, DType::kI64, support::token_memory());
+    std::memcpy(tokens.samples.raw(), numbers.data(), tokens.samples.bytes());
+    out.push_back(std::move(tokens));
+  }
+  return out;
+}
+
+int64_t label_count(const MeshJob& job, int step, int64_t vocab) {
+  int64_t n = 0;
+  for (int64_t p = 0; p < job.global_batch; ++p)
+    n += std::ranges::count_if(sample_of(job, step, p, vocab).labels, [](int32_t l) { return l >= 0; });
+  return n;
+}
+
+engine::EngineOptions exact_options() {
+  engine::EngineOptions o;
+  o.unit = {true, DType::kF32, DType::kF32};
+  o.adam = {.decoupled = true, .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1};
+  o.max_grad_norm = 0.5;
+  return o;
+}
+
+namespace {
+
+// Puts this rank's elements of a weight where they belong in the whole.
+void place(std::map<std::string, std::vector<float>>& whole, const nn::Param& p, int64_t begin, int64_t end,
+           const float* from) {
+  auto& to = whole[p.name];
+  to.resize(static_cast<size_t>(p.shape.numel()), NAN);
+  for (const nn::ElementRun& run : nn::runs_of(p, begin, end))
+    std::copy_n(from + (run.local - begin), run.count, to.begin() + run.whole);
+}
+
+class RankJob {
+ public:
+  RankJob(const MeshJob& job, comm::World& world)
+      : job_(job),
+        world_(world),
+        groups_(comm::DeviceMesh({{"pp", job.mesh.pp},
+                                  {"dp_replicate", job.mesh.dp_replicate},
+                                  {"dp_shard", job.mesh.dp_shard},
+                                  {"cp", job.mesh.cp},
+                                  {"tp", job.mesh.tp}}),
+                world.global()),
+        allocator_(make_cpu_allocator()),
+        model_(models::build(config::parse_json(job.config, "config.json"))) {
+    parallel::Groups groups;
+    groups.data = &groups_.along({"dp_replicate", "dp_shard", "cp"});
+    if (job.mesh.tp > 1) groups.model.tp = &groups_.along({"tp"});
+    if (job.mesh.cp > 1) groups.model.cp = &groups_.along({"cp"});
+    if (job.mesh.pp > 1) groups.pp = &groups_.along({"pp"});
+    groups.model.sequence_parallel = job.mesh.sequence_parallel;
+    engine::EngineOptions options = job.options;
+    options.unit.replicas = job.mesh.dp_replicate;
+    if (job.mesh.pp > 1) options.pipeline = pipeline();
+    engine_.emplace(*model_, groups, *allocator_, options);
+    engine_->initialise(42);
+  }
+
+  void run(MeshTrace& trace, std::mutex& mutex) {
+    int64_t vocab = model_->info().vocab_size;
+    int dp_rank = groups_.mesh().index(world_.rank(), {"dp_replicate", "dp_shard"});
+    engine_->set_inspect([&](const auto& units) {
+      if (engine_->updates() > 0) return;
+      std::lock_guard lock(mutex);
+      for (const auto& unit : units)
+        for (const parallel::Piece& p : unit->pieces())
+          place(trace.gradients, *p.param, p.begin, p.end, unit->gradient().template data<float>() + p.flat);
+    });
+    for (int step = 0; step < job_.steps; ++step) {
+      auto batches = batches_of(job_, step, dp_rank, vocab);
+      auto result = engine_->step({batches, label_count(job_, step, vocab), 3e-3, 0.1});
+      if (!world_.is_main()) continue;
+      trace.losses.push_back(result.loss);
+      trace.norms.push_back(result.grad_norm);
+    }
+    std::lock_guard lock(mutex);
+    for (const auto& s : engine_->state())
+      if (s.saved) place(trace.weights, *s.param, s.begin, s.end, s.master);
+  }
+
+ private:
+  engine::Pipeline pipeline() const {
+    int per_rank = parallel::is_single_stage(job_.schedule) ? 1 : 2, stages = per_rank * job_.mesh.pp;
+    return {parallel::make_schedule({job_.schedule, job_.mesh.pp, stages, job_.microbatches}),
+            parallel::split_layers(model_->layers(), stages)};
+  }
+
+  const MeshJob& job_;
+  comm::World& world_;
+  comm::MeshGroups groups_;
+  std::unique_ptr<Allocator> allocator_;
+  std::unique_ptr<models::CausalLM> model_;
+  std::optional<engine::Engine> engine_;
+};
+
+double norm_of(const std::vector<float>& values) {
+  double sum = 0;
+  for (float v : values) sum += static_cast<double>(v) * static_cast<double>(v);
+  return std::sqrt(sum);
+}
+
+}  // namespace
+
+MeshTrace run_job(const MeshJob& job) {
+  MeshTrace trace;
+  std::mutex mutex;
+  run_mesh(job.mesh.size(), [&](comm::World& world) { RankJob(job, world).run(trace, mutex); });
+  return trace;
+}
+
+void check_close(const MeshTrace& a, const MeshTrace& b) {
+  REQUIRE(a.losses.size() == b.losses.size());
+  CHECK(std::abs(a.losses[0] - b.losses[0]) <= 1e-6 * b.losses[0]);
+  CHECK(std::abs(a.norms[0] - b.norms[0]) <= 1e-5 * b.norms[0]);
+  for (size_t i = 0; i < a.losses.size(); ++i) {
+    CAPTURE(i);
+    CHECK(std::abs(a.losses[i] - b.losses[i]) <= 1e-5 * b.losses[i]);
+  }
+  REQUIRE(a.gradients.size() == b.gradients.size());
+  for (const auto& [name, expected] : b.gradients) {
+    CAPTURE(name);
+    std::vector<float> difference = a.gradients.at(name);
+    REQUIRE(difference.size() == expected.size());
+    for (size_t i = 0; i < expected.size(); ++i) difference[i] -= expected[i];
+    CHECK(norm_of(difference) <= 1e-5 * norm_of(expected));
+  }
+}
+
+void check_identical(const MeshTrace& a, const MeshTrace& b) {
+  CHECK(a.losses == b.losses);
+  CHECK(a.norms == b.norms);
+  REQUIRE(a.weights.size() == b.weights.size());
+  for (const auto& [name, values] : a.weights) {
+    CAPTURE(name);
+    CHECK(std::memcmp(values.data(), b.weights.at(name).data(), values.size() * sizeof(float)) == 0);
+  }
+}
+
+}  // namespace automodel::test

@@ -1,0 +1,68 @@
+// A training job whose data do not depend on the ranks, and what it leaves behind: for tests that hold meshes against
+// each other.
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "comm/mesh.h"
+#include "comm/world.h"
+#include "engine/engine.h"
+
+namespace automodel::test {
+
+// The axes of a job, slowest first; the ranks are numbered like those of DistributedSetup.
+struct MeshSizes {
+  int pp = 1, dp_replicate = 1, dp_shard = 1, cp = 1, tp = 1, ep = 1;
+  bool sequence_parallel = false;
+
+  int dp() const { return dp_replicate * dp_shard; }
+  int size() const { return pp * dp() * cp * tp; }
+  std::string text() const;
+};
+
+struct MeshJob {
+  std::string config;  // config.json
+  MeshSizes mesh;
+  engine::EngineOptions options;
+  std::string schedule = "1F1B";  // with several stages
+  int microbatches = 4;           // of a batch, with several stages
+  int steps = 10;
+  int64_t accumulation = 2;
+  int64_t global_batch = 32;
+  int64_t length = 13;  // tokens of a sample
+  bool packed = false;  // samples hold several documents
+};
+
+struct MeshTrace {
+  std::vector<double> losses;
+  std::vector<float> norms;
+  std::map<std::string, std::vector<float>> gradients;  // of the first step, before clipping
+  std::map<std::string, std::vector<float>> weights;    // after the last one
+};
+
+// Each rank is a thread (run_mesh).
+MeshTrace run_job(const MeshJob& job);
+
+// The pieces, for tests that put them together otherwise.
+//
+// Ragged label counts; every sample at 1 modulo 4 is without any label.
+struct Sample {
+  std::vector<int32_t> ids, labels, positions, document_start;
+};
+Sample sample_of(const MeshJob& job, int step, int64_t number, int64_t vocab);
+// What a data-parallel rank gets of a step.
+std::vector<nn::Tokens> batches_of(const MeshJob& job, int step, int dp_rank, int64_t vocab);
+int64_t label_count(const MeshJob& job, int step, int64_t vocab);
+
+// fp32, clipping that acts in every step.
+engine::EngineOptions exact_options();
+
+// ARCHITECTURE law 2: first loss 1e-6, gradients 1e-5 of each tensor's norm, norm 1e-5, later losses 1e-5.
+void check_close(const MeshTrace& a, const MeshTrace& b);
+void check_identical(const MeshTrace& a, const MeshTrace& b);
+
+}  // namespace automodel::test

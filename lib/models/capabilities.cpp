@@ -13,8 +13,10 @@ struct Amount {
   int64_t count;
   const char* what;
   bool may_be_uneven = false;
+  bool may_be_shared = false;  // several ranks may have the same one
 
   bool fits(int64_t size) const {
+    if (may_be_shared && size % count == 0) return true;
     if (!may_be_uneven) return count % size == 0;
     // Parts of ceil(count / size), the last one shorter; none may be empty.
     return (size - 1) * ((count + size - 1) / size) < count;
@@ -32,7 +34,8 @@ std::vector<int64_t> nearest_fitting(const std::vector<Amount>& amounts, int64_t
     return std::ranges::all_of(amounts, [&](const Amount& amount) { return amount.fits(size); });
   };
   int64_t most = amounts.front().count;
-  for (const Amount& amount : amounts) most = std::min(most, amount.count);
+  for (const Amount& amount : amounts)
+    if (!amount.may_be_shared) most = std::min(most, amount.count);
   std::vector<int64_t> out;
   for (int64_t below = std::min(asked - 1, most); below >= 1 && out.empty(); --below)
     if (fits(below)) out.push_back(below);
@@ -86,7 +89,8 @@ std::vector<Violation> violations(const ModelInfo& model, const distributed::Par
   std::vector<Violation> out;
   check_cuts("tp_size", at_least_one(sizes.tp_size),
              {{model.heads, "attention heads"},
-              {model.kv_heads, "key/value heads"},
+              {model.kv_heads, "key/value heads", false, true},
+              {model.intermediate_size, "inner width of the MLP", true},
               {model.vocab_size, "tokens of the vocabulary", true}},
              out);
   const int64_t pp = at_least_one(sizes.pp_size);

@@ -2,6 +2,8 @@
 // three stand for any number. The traffic of one in the middle is what a step of three has more than a step of two.
 #include "plan/rank_plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace automodel::plan {
@@ -30,8 +32,10 @@ class PlannedRank {
         allocator_(make_meta_allocator()),
         ranks_(comm::make_planning(
             request.rank, request.world_size, [this](const comm::CallRecord& call) { traffic_.add(call); },
-            request.axis)),
-        engine_(*request.model, *ranks_, *allocator_, request.options) {
+            request.mesh == nullptr ? request.axis : "world")),
+        groups_(request.mesh == nullptr ? distributed::MeshContext(request.world_size) : *request.mesh, *ranks_,
+                request.sequence_parallel),
+        engine_(*request.model, groups_.all(), *allocator_, request.options) {
     engine_.set_inspect([this](const auto& units) {
       units_.clear();
       for (const auto& unit : units) units_.push_back(describe_unit(*unit, request_.options.unit));
@@ -46,9 +50,9 @@ class PlannedRank {
           Tensor::empty({(held - run) * batch_bytes_of_one()}, DType::kU8, *allocator_, MemoryClass::kWorkspace);
       std::vector<nn::Tokens> tokens;
       for (int64_t i = 0; i < run; ++i) tokens.push_back(tokens_of(request_.microbatch, *allocator_));
-      if (request_.before_step) request_.before_step(*ranks_);
+      if (request_.before_step) request_.before_step(groups_);
       engine_.step({.microbatches = tokens, .label_tokens = 1});
-      if (request_.after_step) request_.after_step(*ranks_);
+      if (request_.after_step) request_.after_step(groups_);
     });
   }
 
@@ -89,6 +93,7 @@ class PlannedRank {
   std::unique_ptr<Allocator> allocator_;
   Traffic traffic_;
   std::unique_ptr<comm::Communicator> ranks_;
+  parallel::JobGroups groups_;
   engine::Engine engine_;
   std::vector<UnitPlan> units_;
   int64_t batch_bytes_ = 0;
@@ -140,8 +145,50 @@ RankPlan plan_rank(const RankRequest& request) {
   return plan;
 }
 
-std::vector<RankKind> kinds_of_ranks(int world_size) {
-  return {{0, world_size}};
+namespace {
+
+// Equal numbers mean equal shapes of all weights.
+std::vector<int64_t> shapes_of(models::CausalLM& model, int tp_rank, int tp_size) {
+  model.place(tp_rank, tp_size);
+  std::vector<int64_t> out;
+  for (const nn::Param* p : model.params()) out.push_back(p->local_shape().numel());
+  return out;
+}
+
+}  // namespace
+
+bool RankKind::has(const distributed::MeshContext& mesh, int rank) const {
+  auto at = [&](const char* axis) { return mesh.size(axis) ? mesh.index(rank, axis) : 0; };
+  return at("pp") == pp && tp.begin <= at("tp") && at("tp") < tp.end;
+}
+
+std::vector<RankKind> kinds_of_ranks(const distributed::MeshContext& mesh, models::CausalLM& model) {
+  int pp = mesh.pp_size(), tp = mesh.tp_size(), world = static_cast<int>(mesh.world_size());
+  std::vector<Interval> alike;  // tensor-parallel ranks with the same shapes
+  std::vector<int64_t> before;
+  for (int t = 0; t < tp; ++t) {
+    std::vector<int64_t> shapes = shapes_of(model, t, tp);
+    // The first one stands out: of what all have, it counts the gradients.
+    if (t < 2 || shapes != before) alike.push_back({t, t});
+    alike.back().end = t + 1;
+    before = std::move(shapes);
+  }
+  std::vector<RankKind> kinds;
+  for (int p = 0; p < pp; ++p)
+    for (const Interval& same : alike) {
+      RankKind kind;
+      kind.pp = p;
+      kind.tp = same;
+      kind.first = p * (world / pp) + static_cast<int>(same.begin);
+      kind.count = world / pp / tp * static_cast<int>(same.size());
+      if (mesh.device_mesh()) kind.first = mesh.device_mesh()->ranks()[static_cast<size_t>(kind.first)];
+      if (pp > 1) kind.where = fmt::format("pp {}", p);
+      if (alike.size() > 1)
+        kind.where += fmt::format("{}tp {}{}", pp > 1 ? ", " : "", same.begin,
+                                  same.size() > 1 ? fmt::format("-{}", same.end - 1) : "");
+      kinds.push_back(std::move(kind));
+    }
+  return kinds;
 }
 
 }  // namespace automodel::plan

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "parallel/job_groups.h"
 #include "plan/traffic.h"
 
 namespace automodel::plan {
@@ -31,12 +32,15 @@ struct RankRequest {
   engine::EngineOptions options;
   int rank = 0;
   int world_size = 1;
-  std::string axis = "world";  // what the communicator of the data-parallel ranks is called
+  // The job's mesh; null: data-parallel ranks alone, whose communicator is called `axis`.
+  const distributed::MeshContext* mesh = nullptr;
+  bool sequence_parallel = false;
+  std::string axis = "world";
   BatchShape microbatch;
   int64_t accumulation = 1;             // microbatches of a step
   std::vector<BatchShape> evaluations;  // batches of the validation sets: the largest of each
   // What the caller's ranks tell each other in every step besides the engine's own calls. May be empty.
-  std::function<void(comm::Communicator&)> before_step, after_step;
+  std::function<void(const parallel::JobGroups&)> before_step, after_step;
 };
 
 // A unit of weights that are gathered, reduced and updated together. Bytes of this rank unless they say otherwise.
@@ -64,13 +68,19 @@ struct RankPlan {
 
 RankPlan plan_rank(const RankRequest& request);
 
-// Ranks whose steps are the same in memory and traffic; `first` stands for `count` ranks, itself and those after it.
+// Ranks whose steps are the same in memory and traffic.
 struct RankKind {
-  int first = 0;
+  int first = 0;  // stands for all of them
   int count = 1;
+  std::string where;  // which ranks, by their coordinates: "pp 1, tp 0-2"; empty: all of the job
+  int pp = 0;
+  Interval tp{0, 1};
+
+  bool has(const distributed::MeshContext& mesh, int rank) const;
 };
-// The distinct kinds among `world_size` data-parallel ranks. A unit's flat buffer is padded so that all of them own as
-// much of it, and they all work on microbatches of one shape: there is one kind.
-std::vector<RankKind> kinds_of_ranks(int world_size);
+// The distinct kinds among the ranks of a job, ascending. Data- and context-parallel ranks do not differ: a unit's flat
+// buffer is padded so that all of them own as much of it, and they all work on microbatches of one shape. Pipeline
+// ranks have other layers; tensor-parallel ranks differ where a weight cannot be cut evenly. `model` is placed anew.
+std::vector<RankKind> kinds_of_ranks(const distributed::MeshContext& mesh, models::CausalLM& model);
 
 }  // namespace automodel::plan

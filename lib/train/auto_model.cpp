@@ -7,6 +7,7 @@
 #include "core/file.h"
 #include "models/capabilities.h"
 #include "train/engine_limits.h"
+#include "train/pipeline_stages.h"
 #include "train/placement.h"
 #include "train/weights.h"
 
@@ -116,14 +117,15 @@ PlacedModel::PlacedModel(ModelSource source, comm::World& world, const ResolvedS
            distributed::precision_of(strategy, source_.storage));
   if (!setup.strategy_config) {
     alone_ = world.global().group(std::vector<int>{world.rank()}, "alone");
-    data_ranks_ = alone_.get();
-  } else if (mesh_context_.device_mesh()) {
-    groups_ = std::make_unique<comm::MeshGroups>(*mesh_context_.device_mesh(), world.global());
-    data_ranks_ = &groups_->along({"dp"});
+    groups_ = std::make_unique<parallel::JobGroups>(distributed::MeshContext(1), *alone_, false);
   } else {
-    data_ranks_ = &world.global();
+    groups_ = std::make_unique<parallel::JobGroups>(mesh_context_, world.global(),
+                                                    parallel::sequence_parallel_of(*setup.strategy_config));
+    if (setup.pipeline_config)
+      placed.pipeline = make_pipeline(*setup.pipeline_config, *source_.model, mesh_context_.pp_size(),
+                                      setup.pipeline_config->pp_batch_size);
   }
-  engine_ = std::make_unique<engine::Engine>(*source_.model, *data_ranks_, *allocator_, placed);
+  engine_ = std::make_unique<engine::Engine>(*source_.model, groups_->all(), *allocator_, placed);
 }
 
 PlacedModel::~PlacedModel() = default;

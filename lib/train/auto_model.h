@@ -18,6 +18,7 @@
 #include "data/tokenizer.h"
 #include "distributed/distributed_setup.h"
 #include "engine/engine.h"
+#include "parallel/job_groups.h"
 #include "train/model_source.h"
 
 namespace automodel::train {
@@ -67,7 +68,7 @@ class PlacedModel {
   engine::Engine& engine() { return *engine_; }
   const distributed::MeshContext& mesh_context() const { return mesh_context_; }
   // The ranks that share a global batch.
-  comm::Communicator& data_ranks() { return *data_ranks_; }
+  comm::Communicator& data_ranks() { return groups_->batch(); }
   // The tokenizer beside the weights; null when there is none.
   std::shared_ptr<const data::Tokenizer> tokenizer() const;
 
@@ -75,8 +76,7 @@ class PlacedModel {
   ModelSource source_;
   distributed::MeshContext mesh_context_;
   std::unique_ptr<comm::Communicator> alone_;  // without a strategy
-  std::unique_ptr<comm::MeshGroups> groups_;   // with a mesh
-  comm::Communicator* data_ranks_ = nullptr;
+  std::unique_ptr<parallel::JobGroups> groups_;
   std::unique_ptr<Allocator> allocator_;
   std::unique_ptr<engine::Engine> engine_;
 };

@@ -13,8 +13,6 @@ void check_axes(const distributed::ParallelismSizes& sizes, config::Problems& pr
     problems.add(key, fmt::format("{} is {}; {} is not supported yet", key, size, what),
                  fmt::format("write {}: 1", key));
   };
-  refuse("tp_size", sizes.tp_size, "tensor parallelism");
-  refuse("pp_size", sizes.pp_size, "pipeline parallelism");
   refuse("cp_size", sizes.cp_size, "context parallelism");
   refuse("ep_size", sizes.ep_size, "expert parallelism");
 }

@@ -6,6 +6,7 @@
 #include "data/sampler.h"
 #include "models/capabilities.h"
 #include "train/mistakes.h"
+#include "train/pipeline_stages.h"
 #include "train/placement.h"
 
 namespace automodel::train {
@@ -76,15 +77,14 @@ void open_data(Job& job, bool for_training, Mistakes& mistakes) {
 // How many steps there are, and the learning rate of each.
 void count_steps(Job& job) {
   const RecipeConfig& config = job.config();
-  int64_t local = config.dataloader.batch_size.value_or(config.step_scheduler.local_batch_size);
-  job.batches_per_epoch =
-      data::batches_per_epoch(job.dataset->size(), local, job.world_size, config.dataloader.drop_last);
+  int64_t local = local_batch(job), ranks = job.setup->mesh_context.data_ranks();
+  job.batches_per_epoch = data::batches_per_epoch(job.dataset->size(), local, ranks, config.dataloader.drop_last);
   AM_CHECK(
       job.batches_per_epoch > 0, Fault::kData,
       "dataset: {} samples do not fill one batch of {} on {} ranks with drop_last; use a smaller local_batch_size or "
       "more data",
-      job.dataset->size(), local, job.world_size);
-  job.scheduler.emplace(config.step_scheduler, StepSchedulerInputs{job.world_size, job.batches_per_epoch});
+      job.dataset->size(), local, ranks);
+  job.scheduler.emplace(config.step_scheduler, StepSchedulerInputs{static_cast<int>(ranks), job.batches_per_epoch});
   optim::AdamSettings adam = optim::resolve(config.optimizer);
   job.schedule = config.lr_scheduler ? optim::LrSchedule(*config.lr_scheduler,
                                                          {adam.lr, adam.weight_decay, job.scheduler->total_steps()})
@@ -124,6 +124,8 @@ void open_source(Job& job, ModelParts parts, Mistakes& mistakes) {
   const config::Node* section = job.recipe.node.find("distributed");
   config::Problems problems(mistakes.report(), section ? *section : job.recipe.node, "distributed");
   models::check_capabilities(job.source.model->info(), distributed::sizes_of(config.distributed), problems);
+  if (job.setup && job.setup->pipeline_config && intact(mistakes.report(), {"distributed", "step_scheduler"}))
+    mistakes.attempt(job.recipe.node, "distributed.pipeline", [&] { engine_options(job); });
 }
 
 void note_model(Job& job) {
@@ -165,6 +167,9 @@ engine::EngineOptions engine_options(const Job& job) {
   auto replicas = static_cast<int>(distributed::sizes_of(config.distributed).dp_replicate_size.value_or(1));
   place_by(options, distributed::options_of(config.distributed), replicas,
            distributed::activation_checkpointing_of(config.distributed), job.precision);
+  if (job.setup && job.setup->pipeline_config)
+    options.pipeline = make_pipeline(*job.setup->pipeline_config, *job.source.model, job.setup->mesh_context.pp_size(),
+                                     local_batch(job));
   options.max_grad_norm = config.clip_grad_norm.max_norm;
   options.dropout_seed = static_cast<uint64_t>(config.base_seed());
   options.adam = optim::resolve(config.optimizer);
@@ -172,11 +177,15 @@ engine::EngineOptions engine_options(const Job& job) {
   return options;
 }
 
+int64_t local_batch(const Job& job) {
+  return job.config().dataloader.batch_size.value_or(job.config().step_scheduler.local_batch_size);
+}
+
 data::LoaderOptions loader_options(const Job& job, const data::DataloaderConfig& dataloader, int rank, bool training) {
   data::LoaderOptions options;
   options.sampler.local_batch = dataloader.batch_size.value_or(job.config().step_scheduler.local_batch_size);
-  options.sampler.data_rank = rank;
-  options.sampler.data_world = job.world_size;
+  options.sampler.data_rank = job.setup ? job.setup->mesh_context.data_rank(rank) : rank;
+  options.sampler.data_world = job.setup ? job.setup->mesh_context.data_ranks() : job.world_size;
   options.sampler.shuffle = dataloader.shuffle.value_or(training);
   options.sampler.seed = static_cast<uint64_t>(job.config().base_seed());
   options.sampler.drop_last = training && dataloader.drop_last;

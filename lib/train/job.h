@@ -49,7 +49,10 @@ Job prepare_from_config(const RecipeSource& source, int world_size, config::Repo
 
 engine::EngineOptions engine_options(const Job& job);
 
-// The loader of a dataset on one rank.
+// Samples of one training batch of a rank.
+int64_t local_batch(const Job& job);
+
+// The loader of a dataset on one rank; ranks that share batches read the same.
 data::LoaderOptions loader_options(const Job& job, const data::DataloaderConfig& dataloader, int rank, bool training);
 
 // tokens -> ids as a prompt: with the tokenizer's special tokens in front, without those at the end.

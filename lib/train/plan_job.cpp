@@ -37,17 +37,18 @@ JobPlan plan_job(const Job& job) {
   request.model = &model;
   request.options = engine_options(job);
   request.world_size = job.world_size;
-  request.axis = job.setup->mesh_context.loss_axis();
+  request.mesh = &job.setup->mesh_context;
+  request.sequence_parallel = parallel::sequence_parallel_of(job.setup->strategy_config);
   request.microbatch = shape;
   request.accumulation = plan.batch.accumulation;
   request.evaluations = validation_batches(job.config());
   bool measures_utilisation = job.config().mfu.peak_tflops.has_value();
-  request.before_step = [](comm::Communicator& ranks) { sum_counts({}, ranks); };
-  request.after_step = [measures_utilisation](comm::Communicator& ranks) {
-    if (measures_utilisation) sum_flops(0, ranks);
-    any_signal(0, ranks);
+  request.before_step = [](const parallel::JobGroups& ranks) { sum_counts({}, ranks.batch()); };
+  request.after_step = [measures_utilisation](const parallel::JobGroups& ranks) {
+    if (measures_utilisation) sum_flops(0, ranks.batch());
+    any_signal(0, ranks.world());
   };
-  for (const plan::RankKind& kind : plan::kinds_of_ranks(job.world_size)) {
+  for (const plan::RankKind& kind : plan::kinds_of_ranks(job.setup->mesh_context, model)) {
     request.rank = kind.first;
     plan.kinds.push_back({kind, plan::plan_rank(request)});
   }
@@ -63,7 +64,8 @@ std::string summary(const Job& job, const JobPlan& plan) {
   int64_t peak = plan.largest().plan.peak_total();
   return job.world_size == 1
              ? fmt::format("the rank will need {} of memory at most", human_bytes(peak))
-             : fmt::format("each of the {} ranks will need {} of memory at most", job.world_size, human_bytes(peak));
+             : fmt::format("{} of the {} ranks will need {} of memory at most",
+                           plan.kinds.size() == 1 ? "each" : "the largest", job.world_size, human_bytes(peak));
 }
 
 std::string human_bytes(int64_t bytes) {
@@ -75,9 +77,12 @@ std::string human_bytes(int64_t bytes) {
   return fmt::format("{:.{}f} {}", value, value < 10 ? 2 : value < 100 ? 1 : 0, kUnits[unit]);
 }
 
-std::string rank_range(const plan::RankKind& ranks) {
-  return ranks.count == 1 ? fmt::format("{}", ranks.first)
-                          : fmt::format("{}-{}", ranks.first, ranks.first + ranks.count - 1);
+std::string ranks_text(const plan::RankKind& kind) {
+  if (kind.where.empty())
+    return kind.count == 1 ? fmt::format("rank {}", kind.first)
+                           : fmt::format("each of ranks {}-{}", kind.first, kind.first + kind.count - 1);
+  return kind.count == 1 ? fmt::format("rank {} ({})", kind.first, kind.where)
+                         : fmt::format("each of the {} ranks with {}", kind.count, kind.where);
 }
 
 }  // namespace automodel::train

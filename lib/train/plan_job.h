@@ -34,7 +34,7 @@ std::string summary(const Job& job, const JobPlan& plan);
 
 // Bytes for people: "812 B", "1.95 KiB", "81.3 MiB", "61.2 GiB".
 std::string human_bytes(int64_t bytes);
-// "0", "0-7".
-std::string rank_range(const plan::RankKind& ranks);
+// "rank 0", "each of ranks 0-7", "each of the 4 ranks with pp 1".
+std::string ranks_text(const plan::RankKind& kind);
 
 }  // namespace automodel::train

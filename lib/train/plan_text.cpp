@@ -108,12 +108,10 @@ std::string class_note(MemoryClass memory_class, const Job& job, const plan::Ran
 }
 
 std::string memory_table(const KindPlan& kind, const Job& job) {
-  std::string whose = kind.ranks.count == 1 ? fmt::format("rank {}", kind.ranks.first)
-                                            : fmt::format("each of ranks {}", rank_range(kind.ranks));
   auto row = [](const std::string& name, const std::string& between, const std::string& peak, const std::string& note) {
     return fmt::format("{:<32}{:>15}{:>12}{}{}\n", name, between, peak, note.empty() ? "" : "   ", note);
   };
-  std::string text = "\n" + row("memory of " + whose, "between steps", "peak", "");
+  std::string text = "\n" + row("memory of " + ranks_text(kind.ranks), "between steps", "peak", "");
   const plan::RankPlan& p = kind.plan;
   for (MemoryClass c : kClasses)
     text += row(fmt::format("  {}", name_of(c)), human_bytes(p.steady.current[static_cast<size_t>(c)]),

@@ -13,11 +13,11 @@ struct StepCounts {
   int64_t tokens = 0;
 };
 
-// Before the step: sums over the ranks.
+// Before the step: sums over the ranks that share a global batch.
 StepCounts sum_counts(StepCounts mine, comm::Communicator& ranks);
-// After it, where the utilisation is measured.
+// After it, over the same ranks, where the utilisation is measured.
 double sum_flops(double mine, comm::Communicator& ranks);
-// After it: the signal that any rank received; 0: none.
+// After it: the signal that any rank of the job received; 0: none.
 int any_signal(int mine, comm::Communicator& ranks);
 
 }  // namespace automodel::train

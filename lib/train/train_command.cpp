@@ -27,7 +27,6 @@ void introduce(const Job& job, const comm::World& world) {
   if (!world.is_main()) return;
   const RecipeConfig& config = job.config();
   const auto& info = job.source.model->info();
-  bool shard = job.setup->strategy() == distributed::Strategy::kFsdp2;
   int64_t elements = nn::count_elements(job.source.model->params());
   log::info("automodel {} | recipe {}", AUTOMODEL_VERSION,
             job.recipe.node.origin().source ? job.recipe.node.origin().source->name : "");
@@ -38,14 +37,12 @@ void introduce(const Job& job, const comm::World& world) {
       "fp32",
       info.model_type, millions(elements), info.layers, info.hidden_size, info.heads, info.kv_heads, info.vocab_size,
       name_of(job.precision.param), name_of(job.precision.reduce));
-  int64_t states = 12 + (job.precision.param == DType::kF32 ? 0 : 2);
-  log::info("memory of weights and optimizer: {:.1f} MiB a rank",
-            static_cast<double>(elements * states / (shard ? world.size() : 1)) / (1 << 20));
+  log::info("memory: {}", summary(job, plan_job(job)));
   log::info("data: {}", job.dataset->summary());
   const StepScheduler& scheduler = *job.scheduler;
   log::info("steps: {} | global batch {} = {} x {} microbatches x {} ranks | {} steps an epoch",
             scheduler.total_steps(), config.step_scheduler.global_batch_size, config.step_scheduler.local_batch_size,
-            scheduler.accumulation(), world.size(), scheduler.steps_per_epoch().value_or(0));
+            scheduler.accumulation(), job.setup->mesh_context.data_ranks(), scheduler.steps_per_epoch().value_or(0));
   for (const config::Problem& note : job.recipe.notes) log::info("{}: {}", note.key, note.message);
   for (const std::string& warning : job.warnings) log::warning("{}", warning);
 }
@@ -54,6 +51,12 @@ void introduce(const Job& job, const comm::World& world) {
 void show_sample(const Job& job, Trainer& trainer, const comm::World& world) {
   const auto& sample = job.config().sample;
   if (!sample || job.tokenizer == nullptr) return;
+  if (job.setup->mesh_context.pp_size() * job.setup->mesh_context.cp_size() > 1) {
+    if (world.is_main())
+      log::info("no sample: text is generated without pipeline and context parallelism; use automodel generate {}",
+                job.config().checkpoint.checkpoint_dir);
+    return;
+  }
   SamplingOptions options;
   options.max_new_tokens = sample->max_new_tokens;
   options.temperature = sample->temperature;

@@ -62,14 +62,14 @@ checkpoint::Ranks checkpoint_ranks(comm::Communicator& ranks) {
 Trainer::Trainer(Job& job, comm::World& world)
     : job_(job),
       world_(world),
-      ranks_(world.global()),
+      groups_(job.setup->mesh_context, world.global(), parallel::sequence_parallel_of(job.setup->strategy_config)),
       allocator_(make_cpu_allocator()),
-      engine_(*job.source.model, ranks_, *allocator_, engine_options(job)),
+      engine_(*job.source.model, groups_.all(), *allocator_, engine_options(job)),
       loader_(job.dataset, loader_options(job, job.config().dataloader, world.rank(), true)) {
   if (job.config().mfu.peak_tflops) peak_flops_ = *job.config().mfu.peak_tflops * 1e12;
   at_ = {job.config().step_scheduler.start_step, job.config().step_scheduler.start_epoch};
   if (job.config().checkpoint.enabled)
-    checkpoint::together(checkpoint_ranks(ranks_), [&] {
+    checkpoint::together(checkpoint_ranks(groups_.world()), [&] {
       if (world.is_main()) checkpoint::prepare_root(job.config().checkpoint.checkpoint_dir);
     });
   training_log_ = open_log(job, world, "training.jsonl");
@@ -114,7 +114,7 @@ double Trainer::utilisation(const std::vector<data::Batch>& batches, double seco
   double flops = 0;
   for (const data::Batch& b : batches)
     if (b.sample_count > 0) flops += training_flops(job_.source.model->info(), b.rows, b.cols);
-  return 100 * sum_flops(flops, ranks_) / (seconds * peak_flops_ * ranks_.size());
+  return 100 * sum_flops(flops, groups_.batch()) / (seconds * peak_flops_ * world_.size());
 }
 
 TrainingRecord Trainer::step() {
@@ -130,7 +130,7 @@ TrainingRecord Trainer::step() {
     mine.labels += batch.label_count;
     mine.tokens += batch.token_count;
   }
-  StepCounts counts = sum_counts(mine, ranks_);
+  StepCounts counts = sum_counts(mine, groups_.batch());
   auto result =
       engine_.step({tokens, counts.labels, job_.schedule->lr(at_.step), job_.schedule->weight_decay(at_.step)});
 
@@ -143,7 +143,7 @@ TrainingRecord Trainer::step() {
   record.lr = job_.schedule->lr(at_.step + 1);
   record.mem_gib = static_cast<double>(allocator_->stats().peak_total) / (1 << 30);
   record.tps = static_cast<double>(counts.tokens) / seconds;
-  record.tps_per_gpu = record.tps / ranks_.size();
+  record.tps_per_gpu = record.tps / world_.size();
   if (peak_flops_ > 0) record.mfu = utilisation(batches, seconds);
   record.num_tokens_per_step = counts.tokens;
   record.num_label_tokens = counts.labels;
@@ -168,7 +168,7 @@ int Trainer::run(const std::function<int()>& signal) {
   int received = 0;
   while (!scheduler.finished(at_) && received == 0) {
     TrainingRecord record = step();
-    received = any_signal(signal ? signal() : 0, ranks_);
+    received = any_signal(signal ? signal() : 0, groups_.world());
     auto decision = scheduler.decide(at_.step, at_.epoch, received != 0);
     training_log_.append(to_json(record));
     print(to_text(record));
@@ -187,7 +187,7 @@ int Trainer::run(const std::function<int()>& signal) {
 std::vector<std::pair<std::string, double>> Trainer::validate_all(int64_t step, int64_t epoch) {
   std::vector<std::pair<std::string, double>> losses;
   for (const auto& [name, dataset] : job_.validation) {
-    auto [loss, labels] = evaluate(engine_, job_, ranks_, dataset);
+    auto [loss, labels] = evaluate(engine_, job_, groups_.batch(), dataset);
     ValidationRecord record{step,   epoch,
                             loss,   job_.schedule->lr(step + 1),
                             labels, static_cast<double>(allocator_->stats().peak_total) / (1 << 30)};
@@ -226,7 +226,7 @@ void Trainer::save(int64_t step, int64_t epoch, double train_loss,
   request.consolidated =
       config.save_consolidated == Consolidate::kEvery || (config.save_consolidated == Consolidate::kFinal && last);
   double started = now();
-  fs::path folder = checkpoint::CheckpointWriter(options, checkpoint_ranks(ranks_)).save(request);
+  fs::path folder = checkpoint::CheckpointWriter(options, checkpoint_ranks(groups_.world())).save(request);
   print(fmt::format("saved {} in {:.1f} s", folder.string(), now() - started));
 }
 

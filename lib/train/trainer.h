@@ -9,6 +9,7 @@
 
 #include "checkpoint/ranks.h"
 #include "comm/world.h"
+#include "parallel/job_groups.h"
 #include "train/job.h"
 #include "train/metrics.h"
 
@@ -42,7 +43,7 @@ class Trainer {
 
   Job& job_;
   comm::World& world_;
-  comm::Communicator& ranks_;
+  parallel::JobGroups groups_;
   std::unique_ptr<Allocator> allocator_;
   engine::Engine engine_;
   data::Loader loader_;

@@ -132,7 +132,7 @@ TEST_CASE("bad input returns 2, names the culprit and starts no rank") {
   refused("--model.config.rope_scaling \"{'rope_type': 'yarn', 'factor': 2.0}\"", "yarn");
   refused("--dataset.num_samples 0", "num_samples");
   refused("--dataset.vocab_size 5000", "vocab_size");
-  refused("--distributed.tp_size 2", "tp_size");
+  refused("--distributed.tp_size 3", "tp_size");
   refused("--optimizer.lr fast", "optimizer.lr");
   Run missing = run("train /no/such/recipe.yaml");
   CHECK(missing.code == 2);

@@ -47,9 +47,8 @@ TEST_CASE("Sizes that divide everything are no violation") {
 }
 
 TEST_CASE("Heads that a tensor-parallel size does not divide are told with the nearest sizes") {
-  CHECK(text(violations(llama(), with(16))) ==
-        "tp_size | tp_size 16 does not divide the model's 8 key/value heads: 8 = 16 * 0 + 8 | the nearest sizes that "
-        "fit: 8\n");
+  // Two ranks each have the same key/value head.
+  CHECK(text(violations(llama(), with(16))).empty());
   ModelInfo small = llama();
   small.heads = 9;
   small.kv_heads = 3;

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -10,6 +11,8 @@
 #include "config/config.h"
 #include "core/error.h"
 #include "core/rng.h"
+#include "distributed/distributed_setup.h"
+#include "models/capabilities.h"
 #include "models/registry.h"
 #include "plan/rank_plan.h"
 #include "support/run_mesh.h"
@@ -35,18 +38,24 @@ class Dice {
 struct Case {
   std::string config;
   int ranks = 1;
+  // With a mesh of more than data-parallel ranks; request.mesh points to it.
+  std::shared_ptr<const distributed::MeshContext> mesh;
   plan::RankRequest request;
 
   std::string name() const {
     const auto& o = request.options;
     return fmt::format(
-        "{} | {} ranks, {} x {}, keep {}, param {}, reduce {}, {} x {}x{}{}, ac {}, reshard {}, prefetch {} {}, defer "
-        "{}",
-        config, ranks, o.unit.shard ? "fsdp2" : "ddp", o.unit.replicas, o.unit.keep_gathered,
-        automodel::name_of(o.unit.param_dtype), automodel::name_of(o.unit.reduce_dtype), request.accumulation,
-        request.microbatch.rows, request.microbatch.cols, request.microbatch.packed ? " packed" : "",
-        o.activation_checkpointing, o.reshard_after_forward ? static_cast<int>(*o.reshard_after_forward) : -1,
-        o.prefetch, o.prefetch_backward, o.defer_reduce);
+               "{} | {} ranks, {} x {}, keep {}, param {}, reduce {}, {} x {}x{}{}, ac {}, reshard {}, prefetch {} {}, "
+               "defer "
+               "{}",
+               config, ranks, o.unit.shard ? "fsdp2" : "ddp", o.unit.replicas, o.unit.keep_gathered,
+               automodel::name_of(o.unit.param_dtype), automodel::name_of(o.unit.reduce_dtype), request.accumulation,
+               request.microbatch.rows, request.microbatch.cols, request.microbatch.packed ? " packed" : "",
+               o.activation_checkpointing, o.reshard_after_forward ? static_cast<int>(*o.reshard_after_forward) : -1,
+               o.prefetch, o.prefetch_backward, o.defer_reduce) +
+           (mesh ? fmt::format(" | tp {} pp {} {} sp {}", mesh->tp_size(), mesh->pp_size(),
+                               o.pipeline ? o.pipeline->schedule.name : "", request.sequence_parallel)
+                 : "");
   }
 };
 
@@ -99,6 +108,32 @@ Case random_case(uint64_t seed) {
   return c;
 }
 
+// Some jobs have tensor-parallel ranks, pipeline ranks, or both.
+void add_mesh(Case& c, Dice& dice) {
+  auto model = models::build(config::parse_json(c.config, "config.json"));
+  distributed::ParallelismSizes sizes;
+  sizes.tp_size = dice.between(1, 2) * dice.between(1, 2);
+  sizes.pp_size = dice.between(1, 2);
+  c.request.sequence_parallel = dice.coin() && sizes.tp_size > 1;
+  auto schedule = std::string(dice.coin() ? "1F1B" : "InterleavedZeroBubble");
+  int stages = parallel::is_single_stage(schedule) ? 2 : 4;
+  if (!models::violations(model->info(), sizes).empty() || (sizes.pp_size > 1 && model->layers() < stages)) return;
+  int64_t rest = sizes.tp_size * sizes.pp_size;
+  if (rest == 1) return;
+  c.request.options.unit.replicas = 1;
+  c.ranks = static_cast<int>(rest * dice.between(1, 8 / rest));
+  c.request.world_size = c.ranks;
+  distributed::SetupRequest request{.strategy = "fsdp2", .parallelism_sizes = sizes};
+  request.world_size = c.ranks;
+  if (sizes.pp_size > 1) request.pipeline_config = distributed::PipelineConfig{};
+  c.mesh = std::make_shared<distributed::MeshContext>(distributed::DistributedSetup::build(request).mesh_context);
+  c.request.mesh = c.mesh.get();
+  if (sizes.pp_size > 1)
+    c.request.options.pipeline =
+        engine::Pipeline{parallel::make_schedule({schedule, 2, stages, static_cast<int>(dice.between(1, 2) * 2)}),
+                         parallel::split_layers(model->layers(), stages)};
+}
+
 // What one rank really did, step by step.
 struct Seen {
   std::vector<MemoryStats> memory;
@@ -129,7 +164,9 @@ Seen train(const Case& c, comm::World& world) {
   world.observe([&](const comm::CallRecord& call) { traffic.add(call); });
   auto allocator = make_cpu_allocator();
   auto model = models::build(config::parse_json(c.config, "config.json"));
-  engine::Engine engine(*model, world.global(), *allocator, c.request.options);
+  parallel::JobGroups groups(c.mesh ? *c.mesh : distributed::MeshContext(c.ranks), world.global(),
+                             c.request.sequence_parallel);
+  engine::Engine engine(*model, groups.all(), *allocator, c.request.options);
   engine.initialise(1);
   for (int step = 0; step < kSteps; ++step) {
     traffic = {};
@@ -176,10 +213,11 @@ void compare(const plan::RankPlan& planned, const Seen& seen, Errors& errors) {
 }  // namespace
 
 TEST_CASE("what is planned for random jobs is what their ranks allocate and send") {
-  constexpr uint64_t kCases = 80;
+  constexpr uint64_t kCases = 160;
   Errors errors;
   for (uint64_t seed = 0; seed < kCases; ++seed) {
     Case c = random_case(seed);
+    if (Dice dice(seed + 1000); seed % 2 == 1) add_mesh(c, dice);
     CAPTURE(seed);
     CAPTURE(c.name());
     std::vector<Seen> seen(static_cast<size_t>(c.ranks));

@@ -158,7 +158,7 @@ TEST_CASE("data with fewer samples than a step takes makes the step smaller, and
 TEST_CASE("every mistake is reported at once with exit code 2") {
   const std::string wrong =
       "plan recipes/mock/smoke.yaml --world-size 8 --step_scheduler.global_batch_size 30 --optimizer.lr -1"
-      " --distributed.tp_size 2";
+      " --distributed.tp_size 3";
   const Run text = run(wrong);
   CHECK(text.code == 2);
   for (const char* part : {"optimizer.lr", "tp_size"}) CHECK_MESSAGE(has(text, part), part);
@@ -191,7 +191,7 @@ TEST_CASE("--why says what a possible choice changes") {
   CHECK(has(why, "memory of a rank, peak"));
   CHECK(has(why, "sent by a rank in a step"));
   CHECK(has(why, "seed = 3: possible; neither memory nor traffic of a step changes"));
-  json answers = plan_json("plan recipes/mock/smoke.yaml --world-size 8 --why world_size=4 --why tp_size=2")["why"];
+  json answers = plan_json("plan recipes/mock/smoke.yaml --world-size 8 --why world_size=4 --why tp_size=3")["why"];
   REQUIRE(answers.size() == 2);
   CHECK(answers[0]["allowed"] == true);
   CHECK(answers[0]["plan"]["world_size"] == 4);

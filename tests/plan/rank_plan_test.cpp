@@ -44,7 +44,8 @@ TEST_CASE("all data-parallel ranks of a job have one plan, for which rank 0 stan
         CHECK(other.peak_total() == first.peak_total());
         CHECK(other.traffic == first.traffic);
       }
-      auto kinds = plan::kinds_of_ranks(world);
+      auto model = models::build(config::parse_json(kSmall, "config.json"));
+      auto kinds = plan::kinds_of_ranks(distributed::MeshContext(world), *model);
       REQUIRE(kinds.size() == 1);
       CHECK(kinds[0].first == 0);
       CHECK(kinds[0].count == world);
@@ -66,7 +67,9 @@ TEST_CASE("calls around the step are part of its traffic") {
   plan::RankRequest r = request_of(4, 6);
   plan::Traffic without = Planned(r).plan.traffic;
   int64_t counts[2] = {};
-  r.before_step = [&](comm::Communicator& ranks) { ranks.all_reduce({counts, 2, DType::kI64}, comm::Reduce::kSum); };
+  r.before_step = [&](const parallel::JobGroups& ranks) {
+    ranks.world().all_reduce({counts, 2, DType::kI64}, comm::Reduce::kSum);
+  };
   plan::Traffic with = Planned(r).plan.traffic;
   CHECK_FALSE(with == without);
   with.add({comm::Call::kAllReduce, "world", 4, 16}, -1);

@@ -1,0 +1,25 @@
+#include "parallel/job_groups.h"
+
+namespace automodel::parallel {
+
+JobGroups::JobGroups(const distributed::MeshContext& mesh, comm::Communicator& world, bool sequence_parallel)
+    : world_(world) {
+  if (!mesh.device_mesh()) {
+    groups_.data = batch_ = &world;
+    return;
+  }
+  made_ = std::make_unique<comm::MeshGroups>(*mesh.device_mesh(), world);
+  batch_ = &made_->along({"dp"});
+  groups_.data = &made_->along({mesh.loss_axis()});
+  if (mesh.tp_size() > 1) groups_.model.tp = &made_->along({"tp"});
+  if (mesh.cp_size() > 1) groups_.model.cp = &made_->along({"cp"});
+  if (mesh.pp_size() > 1) groups_.pp = &made_->along({"pp"});
+  groups_.model.sequence_parallel = sequence_parallel && mesh.tp_size() > 1;
+}
+
+bool sequence_parallel_of(const distributed::StrategyConfig& strategy) {
+  const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy);
+  return fsdp2 != nullptr && fsdp2->sequence_parallel;
+}
+
+}  // namespace automodel::parallel

@@ -1,0 +1,32 @@
+// The communicators of one rank, made from the mesh of its job.
+#pragma once
+
+#include <memory>
+
+#include "distributed/mesh_context.h"
+#include "distributed/strategy.h"
+#include "parallel/groups.h"
+
+namespace automodel::parallel {
+
+class JobGroups {
+ public:
+  // `world`: all ranks of the job, this one being in the mesh, if there is one; it outlives this object. Collective.
+  // `sequence_parallel`: of the strategy (fsdp2); it acts with several tp ranks only.
+  JobGroups(const distributed::MeshContext& mesh, comm::Communicator& world, bool sequence_parallel);
+
+  const Groups& all() const { return groups_; }
+  comm::Communicator& world() const { return world_; }
+  // The ranks that share a global batch: each has samples of its own.
+  comm::Communicator& batch() const { return *batch_; }
+
+ private:
+  comm::Communicator& world_;
+  std::unique_ptr<comm::MeshGroups> made_;  // with a mesh
+  Groups groups_;
+  comm::Communicator* batch_ = nullptr;
+};
+
+bool sequence_parallel_of(const distributed::StrategyConfig& strategy);
+
+}  // namespace automodel::parallel

@@ -50,7 +50,7 @@ class Executor {
              schedule.name, schedule.size(), pp.name(), pp.size());
     AM_CHECK(2 * schedule.stages <= comm::Transfer::kMaxTag, Fault::kConfig,
              "pipeline: {} stages; at most {} can be told apart", schedule.stages, comm::Transfer::kMaxTag / 2);
-    find_owners();
+    owner_ = ranks_of_stages(schedule);
     find_arrivals();
   }
 
@@ -94,12 +94,6 @@ class Executor {
   bool gives(const Action& a, Parcel& parcel) const {
     parcel = {{is_backward(a.work) ? a.stage - 1 : a.stage + 1, is_backward(a.work)}, a.microbatch};
     return (a.work == Work::kForward && a.stage + 1 < schedule_.stages) || (is_backward(a.work) && a.stage > 0);
-  }
-
-  void find_owners() {
-    owner_.assign(static_cast<size_t>(schedule_.stages), -1);
-    for (int rank = 0; rank < schedule_.size(); ++rank)
-      for (const Action& a : row(rank)) owner_[static_cast<size_t>(a.stage)] = rank;
   }
 
   void find_arrivals() {

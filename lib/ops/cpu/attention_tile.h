@@ -87,7 +87,8 @@ inline void set_queries(Queries& q, const AttentionArgs& args, int64_t row, int6
     q.see_from[lane] = static_cast<int32_t>(from < 0 ? 0 : from);
   }
   q.first_key = q.see_from[0] / 16 * 16;
-  q.end_key = q.place + q.count < key_count(args) ? q.place + q.count : key_count(args);
+  q.end_key = round_up(q.place + q.count, kRows);
+  if (q.end_key > key_count(args)) q.end_key = key_count(args);
 }
 
 // The first tile of keys that `q` sees, if it sees any.

@@ -24,10 +24,10 @@ class ContextLayout {
   // Where the token at each position of the padded row is among the local tokens of a row of all ranks, side by side.
   std::vector<int64_t> gathered_order() const;
 
-  // This rank's tokens of `whole` [batch, sequence()], every rank being given the same. Padding has id 0, position 0,
-  // label -100 and is a document of its own; since it comes last, no token before it notices. Rotary positions and
-  // document starts keep their values, which count from the beginning of a document, and of the whole row. Nothing is
-  // read or written on the meta device. With one rank the result is `whole`.
+  // This rank's tokens of `whole` [batch, sequence()], in host memory, every rank being given the same. Padding has id
+  // 0, position 0, label -100 and is a document of its own; since it comes last, no token before it notices. Rotary
+  // positions and document starts keep their values, which count from the beginning of a document, and of the whole
+  // row. Nothing is read or written on the meta device. With one rank the result is `whole`.
   nn::Tokens local(const nn::Tokens& whole, Allocator& allocator) const;
 
  private:

@@ -9,11 +9,8 @@ namespace automodel::ops {
 using autograd::Gradients;
 using autograd::Var;
 
-namespace {
-
-constexpr int64_t kMaxHeadDim = 256;  // the tiles of the CPU kernels (cpu/attention_product.h) hold no more
-
-void check(const Var& qkv, const AttentionArgs& args) {
+void check_attention(const Var& qkv, const AttentionArgs& args) {
+  constexpr int64_t kMaxHeadDim = 256;  // the tiles of the CPU kernels (cpu/attention_product.h) hold no more
   const HeadLayout& layout = args.layout;
   AM_CHECK(qkv.value.cols() == layout.width() && qkv.value.rows() == args.batch * args.sequence, Fault::kShape,
            "attention: qkv has shape {}, expected [{}, {}]", qkv.value.shape().str(), args.batch * args.sequence,
@@ -21,8 +18,6 @@ void check(const Var& qkv, const AttentionArgs& args) {
   AM_CHECK(layout.head_dim <= kMaxHeadDim, Fault::kShape, "attention: head_dim is {}; the kernels take at most {}",
            layout.head_dim, kMaxHeadDim);
 }
-
-}  // namespace
 
 Var rope(const Var& qkv, const Tensor& positions, const RopeTable& table, const HeadLayout& layout) {
   const Kernels& k = kernels(qkv.value.device());
@@ -38,14 +33,14 @@ Var rope(const Var& qkv, const Tensor& positions, const RopeTable& table, const 
 }
 
 Var attention(const Var& qkv, AttentionArgs args, const Tensor& document_start) {
-  check(qkv, args);
+  check_attention(qkv, args);
   const HeadLayout& layout = args.layout;
   const Kernels& k = kernels(qkv.value.device());
   Allocator& allocator = qkv.tape->allocator();
   Tensor out = Tensor::empty({qkv.value.rows(), layout.heads * layout.head_dim}, qkv.value.dtype(), allocator);
   Tensor lse = Tensor::empty({args.batch, layout.heads, args.sequence}, DType::kF32, allocator);
   args.document_start = document_start.defined() ? &document_start : nullptr;
-  k.attention_forward(out, lse, qkv.value, args);
+  k.attention_forward(out, lse, fused_columns(qkv.value, layout), args, false);
 
   Tensor samples = args.dropout.p > 0 ? *args.dropout.samples : Tensor{};
   return qkv.tape->record("attention", out, {qkv}, false, {qkv.value, out, lse},
@@ -54,13 +49,14 @@ Var attention(const Var& qkv, AttentionArgs args, const Tensor& document_start) 
                             again.dropout.samples = &samples;
                             again.document_start = document_start.defined() ? &document_start : nullptr;
                             Tensor dqkv = Tensor::empty(g.saved(0).shape(), g.saved(0).dtype(), g.allocator());
-                            k.attention_backward(dqkv, g.dy(), g.saved(0), g.saved(1), g.saved(2), again);
+                            k.attention_backward({fused_columns(dqkv, args.layout)}, g.dy(),
+                                                 fused_columns(g.saved(0), args.layout), g.saved(1), g.saved(2), again);
                             g.pass(0, std::move(dqkv));
                           });
 }
 
 Var attention(const Var& qkv, const AttentionArgs& args, KeyValues& past, int64_t capacity) {
-  check(qkv, args);
+  check_attention(qkv, args);
   AM_CHECK(!qkv.tape->recording(), Fault::kBug, "attention with kept keys and values has no gradient");
   AM_CHECK((past.length == 0 || args.sequence == 1) && past.length + args.sequence <= capacity, Fault::kBug,
            "attention: {} positions cannot follow {} of at most {}", args.sequence, past.length, capacity);

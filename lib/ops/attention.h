@@ -16,6 +16,9 @@ struct RopeTable {
 // rows.
 autograd::Var rope(const autograd::Var& qkv, const Tensor& positions, const RopeTable& table, const HeadLayout& layout);
 
+// Throws Error(kShape) when qkv is not what args says, or its heads are too wide for the kernels.
+void check_attention(const autograd::Var& qkv, const AttentionArgs& args);
+
 // Softmax attention; see AttentionArgs for mask, packed documents and dropout. `document_start` (undefined: one
 // document per row) must match args.batch and args.sequence; args.document_start is set from it. Result [T, heads *
 // head_dim].

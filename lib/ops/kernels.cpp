@@ -17,4 +17,9 @@ const Kernels& kernels(Device device) {
        device.index);
 }
 
+HeadColumns fused_columns(const Tensor& qkv, const HeadLayout& layout) {
+  int64_t q = layout.heads * layout.head_dim, kv = layout.kv_heads * layout.head_dim;
+  return {qkv.columns(0, q), qkv.columns(q, kv), qkv.columns(q + kv, kv)};
+}
+
 }  // namespace automodel::ops

@@ -43,7 +43,7 @@ struct HeadLayout {
 // is what has a word below round(p 2^32); the words are, for row r of the batch with s = samples[r],
 //   of element e of the row's part of an activation: with g = e / 64, i = e % 64,
 //     philox({low(16 g + i % 16), high(16 g + i % 16), low(s), high(s)}, key)[i / 16]
-//   of the weight of key j for query i (positions in their row) in head h:
+//   of the weight of key j for query i (positions in the whole row) in head h of the layer:
 //     philox({i, j / 4, low(s), h + 65536 high(s)}, key)[j % 4]
 // where low and high are the halves of a 64-bit number and the key is given as {low, high}.
 struct DropoutArgs {
@@ -55,18 +55,45 @@ struct DropoutArgs {
   const Tensor* places = nullptr;
 };
 
+// Queries, keys and values (or their gradients) of attention, each columns, of one matrix or of several. Keys and
+// values have the same row_stride().
+struct HeadColumns {
+  Tensor q;  // [rows, heads * head_dim]
+  Tensor k;  // [rows, kv_heads * head_dim]
+  Tensor v;
+};
+// Those of a fused projection [rows, width()].
+HeadColumns fused_columns(const Tensor& qkv, const HeadLayout& layout);
+
+// Where the gradients of attention go: f32 or the compute type, k and v the same. Accumulating adds to what is there.
+struct AttentionGradients {
+  HeadColumns to;
+  bool accumulate_q = false;
+  bool accumulate_kv = false;
+};
+
+// Which queries and keys of longer rows an attention is about. The default: whole rows.
+struct AttentionPart {
+  int64_t keys = 0;         // positions of a row as keys; 0: args.sequence
+  int64_t first_query = 0;  // position in the whole row of the first query
+  int64_t first_key = 0;    // likewise
+  int64_t query_rows = 0;   // of q, out (and their gradients), from one row of the batch to the next; 0: args.sequence
+  int64_t key_rows = 0;     // of k, v (and their gradients); 0: the number of keys
+  int64_t first_head = 0;   // the number of query head 0 among all heads of the layer
+};
+
+// Positions are those in the whole row. A query at i sees the keys from max(document_start, i - window + 1) to i.
 struct AttentionArgs {
   int64_t batch = 1;
-  int64_t sequence = 1;
+  int64_t sequence = 1;  // queries of a row
   HeadLayout layout;
   float scale = 1.0f;
-  // A position sees at most the last `window` positions, itself included; 0 sees all.
-  int64_t window = 0;
-  // i32 [batch, sequence]: index within its row of the first position of each token's document (packed sequences), so a
-  // position sees [max(document_start, i - window + 1), i]. nullptr: one document per row. Starts never decrease in a
-  // row.
+  int64_t window = 0;  // 0: all
+  // i32 [batch, sequence], columns: the first position of each query's document (packed sequences). nullptr: one
+  // document per row. Starts never decrease in a row.
   const Tensor* document_start = nullptr;
   DropoutArgs dropout{};  // of the weights, after the softmax
+  AttentionPart part{};
 };
 
 struct CrossEntropyArgs {
@@ -134,11 +161,16 @@ struct AdamArgs {
   X(rope, (const Tensor& x, const Tensor& positions, const Tensor& cos, const Tensor& sin, int64_t heads,              \
            int64_t head_dim, bool inverse))                                                                            \
   /* Causal softmax attention, tiled (Dao et al., "FlashAttention", 2022): memory linear in the sequence.              \
-     out [T, heads*head_dim]; lse f32 [batch, heads, sequence] = log-sum-exp of the scaled scores; qkv [T, width()] */ \
-  X(attention_forward, (const Tensor& out, const Tensor& lse, const Tensor& qkv, const AttentionArgs& args))           \
-  /* dqkv [T, width()] is overwritten. Deterministic. */                                                               \
-  X(attention_backward, (const Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,                 \
-                         const Tensor& lse, const AttentionArgs& args))                                                \
+     out [., heads*head_dim], compute type or f32; lse f32 [batch, heads, sequence] = log-sum-exp of the scaled        \
+     scores. A query that sees no key gives 0 and -infinity. `merge`: out (f32) and lse hold the result over other                 \
+     keys, and become the result over those and these. */                                                                            \
+  X(attention_forward,                                                                                                 \
+    (const Tensor& out, const Tensor& lse, const HeadColumns& in, const AttentionArgs& args, bool merge))              \
+  /* The share of the given keys in the gradients, for out and lse over all keys. Deterministic. */                    \
+  X(attention_backward, (const AttentionGradients& gradients, const Tensor& dout, const HeadColumns& in,               \
+                         const Tensor& out, const Tensor& lse, const AttentionArgs& args))                             \
+  /* y = x, same shape, each f32 or bf16, each may be columns */                                                       \
+  X(copy_columns, (const Tensor& y, const Tensor& x))                                                                  \
   /* Keys and values kept for generation: keys, values [batch*kv_heads, slots, head_dim]; position p is in slot        \
      p modulo slots. Writes those of qkv [batch*n, width()], of positions first .. first + n - 1; when there are more  \
      than slots, the last ones. */                                                                                     \

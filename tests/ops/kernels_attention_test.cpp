@@ -105,9 +105,12 @@ struct Run {
   }
   Run(const Run&) = delete;
 
-  void forward(const Kernels& kernels) { kernels.attention_forward(out.tensor(), lse.tensor(), qkv.tensor(), args); }
+  void forward(const Kernels& kernels) {
+    kernels.attention_forward(out.tensor(), lse.tensor(), fused_columns(qkv.tensor(), args.layout), args, false);
+  }
   void backward(const Kernels& kernels) {
-    kernels.attention_backward(dqkv.tensor(), dout.tensor(), qkv.tensor(), out.tensor(), lse.tensor(), args);
+    kernels.attention_backward({fused_columns(dqkv.tensor(), args.layout)}, dout.tensor(),
+                               fused_columns(qkv.tensor(), args.layout), out.tensor(), lse.tensor(), args);
   }
   bool sees(int64_t row, int64_t i, int64_t j) const {
     if (j > i || (args.window > 0 && j <= i - args.window)) return false;

@@ -1,6 +1,7 @@
 // Forward attention: each task takes a few panels (a tile of queries of one head) of one key/value head and walks over
 // the tiles of keys that they see, with the online softmax of FlashAttention. Tasks write disjoint outputs and a panel
 // does the same whatever its company, so nothing depends on the number of threads.
+// A panel may go on from the result over other keys, which is a softmax of its own: highest = lse, total = 1.
 // Scores become units of log 2 with the softmax scale, so that exp is exp2.
 #include <omp.h>
 
@@ -71,7 +72,7 @@ void soften(Work& w, Panel& p, const Keys& k, const Block& b, int v, const Atten
   store(w.rescale + v * kLanes, rescale);
 }
 
-// Takes key tile `tile`, whose rows from position `base` on lie in w.keys and w.values, into a panel.
+// Takes key tile `tile`, whose rows from key `base` on lie in w.keys and w.values, into a panel.
 template <class T>
 void add_tile(Work& w, Panel& p, int64_t tile, int64_t base, const AttentionArgs& args) {
   int64_t head_dim = args.layout.head_dim;
@@ -96,64 +97,92 @@ void add_tile(Work& w, Panel& p, int64_t tile, int64_t base, const AttentionArgs
   }
 }
 
-// The tensors of one call, at the first token of one row of the batch.
+// The tensors of one call with one element type.
 template <class T>
-struct Row {
-  const T* qkv;
-  T* out;
+struct Call {
+  const AttentionArgs& args;
+  bool merge;
+  const T* q;
+  const T* k;
+  const T* v;
   float* lse;
+  Target out;
+  int64_t q_stride, kv_stride;
+
+  Call(const Tensor& out, const Tensor& lse, const HeadColumns& in, const AttentionArgs& args, bool merge)
+      : args(args),
+        merge(merge),
+        q(in.q.data<T>()),
+        k(in.k.data<T>()),
+        v(in.v.data<T>()),
+        lse(lse.data<float>()),
+        out(out, false),
+        q_stride(in.q.row_stride()),
+        kv_stride(in.k.row_stride()) {}
+
+  int64_t head_dim() const { return args.layout.head_dim; }
+  int64_t query_row(const Panel& p) const { return p.q.row * query_rows(args) + p.q.first; }
+  float* lse_of(const Panel& p) const {
+    return lse + (p.q.row * args.layout.heads + p.head) * args.sequence + p.q.first;
+  }
 };
 
 template <class T>
-void start_panel(Work& w, Panel& p, const Row<T>& row, const AttentionArgs& args) {
-  int64_t d = args.layout.head_dim, width = args.layout.width();
-  read_rows(w.keys, row.qkv + p.q.first * width + p.head * d, width, p.q.count, d);
+void start_panel(Work& w, Panel& p, const Call<T>& call) {
+  int64_t d = call.head_dim();
+  read_rows(w.keys, call.q + call.query_row(p) * call.q_stride + p.head * d, call.q_stride, p.q.count, d);
   rows_to_lanes(p.queries, w.keys, p.q.count, word_count<T>(d));
   for (int i = 0; i < kTile; ++i) p.highest[i] = -FLT_MAX, p.total[i] = 0;
   std::memset(p.sum, 0, sizeof(float) * d * kTile);
+  if (!call.merge) return;
+  const float* before = static_cast<const float*>(call.out.data) + call.query_row(p) * call.out.stride + p.head * d;
+  read_rows(w.keys, before, call.out.stride, p.q.count, d);
+  rows_to_lanes(p.sum, w.keys, p.q.count, d);
+  const float* lse = call.lse_of(p);
+  for (int i = 0; i < p.q.count; ++i)
+    if (lse[i] != -INFINITY) p.highest[i] = lse[i] * kLog2E, p.total[i] = 1;
 }
 
 template <class T>
-void finish_panel(Work& w, const Panel& p, const Row<T>& row, const AttentionArgs& args) {
-  int64_t d = args.layout.head_dim, stride = args.layout.heads * d;
-  float* lse = row.lse + p.head * args.sequence + p.q.first;
+void finish_panel(Work& w, const Panel& p, const Call<T>& call) {
+  int64_t d = call.head_dim();
+  float* lse = call.lse_of(p);
   for (int i = 0; i < p.q.count; ++i) {
-    lse[i] = p.highest[i] * kLn2 + std::log(p.total[i]);
-    w.rescale[i] = 1 / p.total[i];
+    lse[i] = p.total[i] == 0 ? -INFINITY : p.highest[i] * kLn2 + std::log(p.total[i]);
+    w.rescale[i] = p.total[i] == 0 ? 0 : 1 / p.total[i];
   }
   lanes_to_rows(w.keys, p.sum, p.q.count, d, w.rescale);
-  write_rows(row.out + p.q.first * stride + p.head * d, stride, w.keys, kHeadStride, p.q.count, d, 1);
+  call.out.template put<T>(call.query_row(p), p.head * d, {w.keys, kHeadStride, p.q.count, d});
 }
 
-// The first `count` panels of w, which are of key/value head `kv` and in ascending order.
+// The first `count` panels of w, which are of key/value head `kv` of one row of the batch and in ascending order.
 template <class T>
-void forward_panels(Work& w, const Row<T>& row, const AttentionArgs& args, int64_t kv, int count) {
-  const HeadLayout& layout = args.layout;
-  int64_t d = layout.head_dim, width = layout.width();
+void forward_panels(Work& w, const Call<T>& call, int64_t kv, int count) {
+  int64_t d = call.head_dim(), stride = call.kv_stride;
   const Queries &earliest = w.panels[0].q, &latest = w.panels[count - 1].q;
-  for (int i = 0; i < count; ++i) start_panel(w, w.panels[i], row, args);
-  const T* keys = row.qkv + (layout.heads + kv) * d;
-  const T* values = keys + layout.kv_heads * d;
-  int64_t end = latest.first + latest.count;
-  for (int64_t tile = first_key_tile(earliest); tile <= latest.first / kTile; ++tile) {
+  for (int i = 0; i < count; ++i) start_panel(w, w.panels[i], call);
+  int64_t row = earliest.row * key_rows(call.args);
+  const T* keys = call.k + row * stride + kv * d;
+  const T* values = call.v + row * stride + kv * d;
+  for (int64_t tile = first_key_tile(earliest); tile * kTile < latest.end_key; ++tile) {
     int64_t base = tile * kTile > earliest.first_key ? tile * kTile : earliest.first_key;
-    int64_t rows = (tile + 1) * kTile < end ? (tile + 1) * kTile - base : end - base;
-    read_rows(w.keys, keys + base * width, width, rows, d);
-    read_row_pairs(w.values, values + base * width, width, rows, d);
+    int64_t rows = (tile + 1) * kTile < latest.end_key ? (tile + 1) * kTile - base : latest.end_key - base;
+    read_rows(w.keys, keys + base * stride, stride, rows, d);
+    read_row_pairs(w.values, values + base * stride, stride, rows, d);
     for (int i = 0; i < count; ++i) {
       Panel& p = w.panels[i];
-      if (tile >= first_key_tile(p.q) && tile <= p.q.first / kTile) add_tile<T>(w, p, tile, base, args);
+      if (sees_tile(p.q, tile)) add_tile<T>(w, p, tile, base, call.args);
     }
   }
-  for (int i = 0; i < count; ++i) finish_panel(w, w.panels[i], row, args);
+  for (int i = 0; i < count; ++i) finish_panel(w, w.panels[i], call);
 }
 
 template <class T>
-void forward(const Tensor& out, const Tensor& lse, const Tensor& qkv, const AttentionArgs& args) {
+void forward(const Call<T>& call) {
+  const AttentionArgs& args = call.args;
   const HeadLayout& layout = args.layout;
-  const Row<T> start{qkv.data<T>(), out.data<T>(), lse.data<float>()};
-  int64_t sequence = args.sequence, group = layout.heads / layout.kv_heads;
-  int64_t units = args.batch * layout.kv_heads, panels = tiles(sequence) * group;
+  int64_t group = layout.heads / layout.kv_heads;
+  int64_t units = args.batch * layout.kv_heads, panels = tiles(args.sequence) * group;
   // Large tasks, but several for each thread.
   int64_t share = units * panels / (4 * omp_get_max_threads());
   int64_t size = share < 1 ? 1 : share > kPanels ? kPanels : share, tasks = (panels + size - 1) / size;
@@ -162,7 +191,7 @@ void forward(const Tensor& out, const Tensor& lse, const Tensor& qkv, const Atte
     // Head by head, so that its keys and values stay in cache; the late tiles, which see the most keys, first, so that
     // the threads end together.
     int64_t unit = task / tasks, first = (tasks - 1 - task % tasks) * size;
-    int64_t row = unit / layout.kv_heads, kv = unit % layout.kv_heads, token = row * sequence;
+    int64_t row = unit / layout.kv_heads, kv = unit % layout.kv_heads;
     // Panel i is query tile i / group of head i % group of the group.
     int count = static_cast<int>(panels - first < size ? panels - first : size);
     Work& w = *static_cast<Work*>(scratch(ScratchSlot::kAttention, sizeof(Work)));
@@ -170,18 +199,17 @@ void forward(const Tensor& out, const Tensor& lse, const Tensor& qkv, const Atte
       w.panels[i].head = kv * group + (first + i) % group;
       set_queries(w.panels[i].q, args, row, (first + i) / group);
     }
-    Row<T> at{start.qkv + token * layout.width(), start.out + token * layout.heads * layout.head_dim,
-              start.lse + token * layout.heads};
-    forward_panels(w, at, args, kv, count);
+    forward_panels(w, call, kv, count);
   }
 }
 
 }  // namespace
 }  // namespace attention
 
-void attention_forward(const Tensor& out, const Tensor& lse, const Tensor& qkv, const AttentionArgs& args) {
-  if (qkv.dtype() == DType::kBF16) return attention::forward<bf16>(out, lse, qkv, args);
-  attention::forward<float>(out, lse, qkv, args);
+void attention_forward(const Tensor& out, const Tensor& lse, const HeadColumns& in, const AttentionArgs& args,
+                       bool merge) {
+  if (in.q.dtype() == DType::kBF16) return attention::forward<bf16>({out, lse, in, args, merge});
+  attention::forward<float>({out, lse, in, args, merge});
 }
 
 }  // namespace automodel::ops::cpu::AUTOMODEL_ISA

@@ -51,58 +51,76 @@ struct Work {
   Panel panels[kPanels];
 };
 
-// The arguments of one call with one element type, and where in them a tile of rows starts.
+// The tensors of one call with one element type, and where in them a tile of rows starts.
 template <class T>
 struct Call {
-  T* dqkv;
+  const AttentionArgs& args;
+  Target dq, dk, dv;
   const T* dout;
-  const T* qkv;
+  const T* q;
+  const T* k;
+  const T* v;
   const T* out;
   const float* lse;
-  const AttentionArgs& args;
+  int64_t q_stride, kv_stride, out_stride, dout_stride;
+
+  Call(const AttentionGradients& gradients, const Tensor& dout, const HeadColumns& in, const Tensor& out,
+       const Tensor& lse, const AttentionArgs& args)
+      : args(args),
+        dq(gradients.to.q, gradients.accumulate_q),
+        dk(gradients.to.k, gradients.accumulate_kv),
+        dv(gradients.to.v, gradients.accumulate_kv),
+        dout(dout.data<T>()),
+        q(in.q.data<T>()),
+        k(in.k.data<T>()),
+        v(in.v.data<T>()),
+        out(out.data<T>()),
+        lse(lse.data<float>()),
+        q_stride(in.q.row_stride()),
+        kv_stride(in.k.row_stride()),
+        out_stride(out.row_stride()),
+        dout_stride(dout.row_stride()) {}
 
   const HeadLayout& layout() const { return args.layout; }
-  int64_t width() const { return layout().width(); }
-  int64_t out_width() const { return layout().heads * layout().head_dim; }
+  int64_t head_dim() const { return layout().head_dim; }
   int64_t group() const { return layout().heads / layout().kv_heads; }
-  int64_t gradient_stride() const { return round_up(layout().head_dim, kLanes); }  // of dK and dV in scratch
-  int64_t key_column(int64_t kv) const { return (layout().heads + kv) * layout().head_dim; }
-  int64_t value_column(int64_t kv) const { return (layout().heads + layout().kv_heads + kv) * layout().head_dim; }
-  int64_t token(int64_t row, int64_t position) const { return row * args.sequence + position; }
+  int64_t gradient_stride() const { return round_up(head_dim(), kLanes); }  // of dK and dV in scratch
+  int64_t query_row(int64_t row, int64_t query) const { return row * query_rows(args) + query; }
+  int64_t key_row(int64_t row, int64_t key) const { return row * key_rows(args) + key; }
 };
 
 template <class T>
 void read_panel(Work& w, Panel& p, const Call<T>& call, int64_t row) {
-  int64_t d = call.layout().head_dim, token = call.token(row, p.q.first), words = word_count<T>(d);
-  int64_t width = call.width(), out_width = call.out_width(), from = token * out_width + p.head * d;
-  const T* queries = call.qkv + token * width + p.head * d;
+  int64_t d = call.head_dim(), token = call.query_row(row, p.q.first), words = word_count<T>(d);
+  const T* queries = call.q + token * call.q_stride + p.head * d;
+  const T* out = call.out + token * call.out_stride + p.head * d;
+  const T* dout = call.dout + token * call.dout_stride + p.head * d;
   const float* lse = call.lse + (row * call.layout().heads + p.head) * call.args.sequence + p.q.first;
   for (int i = 0; i < kTile; ++i) {
     bool used = i < p.q.count;
-    p.delta[i] = used ? dot(call.dout + from + i * out_width, call.out + from + i * out_width, d) : 0;
+    p.delta[i] = used ? dot(dout + i * call.dout_stride, out + i * call.out_stride, d) : 0;
     p.lse[i] = used ? lse[i] * kLog2E : 0;
   }
-  read_row_pairs(p.query_pairs, queries, width, p.q.count, d);
-  read_row_pairs(p.gradient_pairs, call.dout + from, out_width, p.q.count, d);
+  read_row_pairs(p.query_pairs, queries, call.q_stride, p.q.count, d);
+  read_row_pairs(p.gradient_pairs, dout, call.dout_stride, p.q.count, d);
   if constexpr (kWord<T> == 1) {
     rows_to_lanes(p.queries, p.query_pairs, p.q.count, words);
     rows_to_lanes(p.gradients, p.gradient_pairs, p.q.count, words);
   } else {
-    read_rows(w.keys, queries, width, p.q.count, d);
+    read_rows(w.keys, queries, call.q_stride, p.q.count, d);
     rows_to_lanes(p.queries, w.keys, p.q.count, words);
-    read_rows(w.keys, call.dout + from, out_width, p.q.count, d);
+    read_rows(w.keys, dout, call.dout_stride, p.q.count, d);
     rows_to_lanes(p.gradients, w.keys, p.q.count, words);
   }
 }
 
-// `count` keys from position `first` on.
+// `count` keys from key `first` on.
 template <class T>
 void read_keys(Work& w, const Call<T>& call, int64_t row, int64_t kv, int64_t first, int64_t count) {
-  int64_t d = call.layout().head_dim, width = call.width();
-  const T* from = call.qkv + call.token(row, first) * width;
-  read_rows(w.keys, from + call.key_column(kv), width, count, d);
-  read_rows(w.values, from + call.value_column(kv), width, count, d);
-  if constexpr (kWord<T> == 2) read_row_pairs(w.key_pairs, from + call.key_column(kv), width, count, d);
+  int64_t d = call.head_dim(), at = call.key_row(row, first) * call.kv_stride + kv * d;
+  read_rows(w.keys, call.k + at, call.kv_stride, count, d);
+  read_rows(w.values, call.v + at, call.kv_stride, count, d);
+  if constexpr (kWord<T> == 2) read_row_pairs(w.key_pairs, call.k + at, call.kv_stride, count, d);
 }
 
 // Turns one vector of lanes of a block of scores and slopes into P^T and dS^T.
@@ -154,7 +172,7 @@ void weigh(Work& w, const Panel& p, const Block& b, int v, const AttentionArgs& 
 #endif
 }
 
-// P^T and dS^T of the tile pair (p.q, w.k), in its blocks. w.keys and w.values start at position `base`.
+// P^T and dS^T of the tile pair (p.q, w.k), in its blocks. w.keys and w.values start at key `base`.
 template <class T>
 void weigh_tile(Work& w, const Panel& p, int64_t base, const AttentionArgs& args) {
   int64_t d = args.layout.head_dim, offset = (w.k.first - base) * kHeadStride;
@@ -214,7 +232,7 @@ void add_key_gradients(const Work& w, const Panel& p, float* dk, float* dv, int6
       if (first == kTile) first = b.vector * kLanes;
       last = (b.vector + b.columns) * kLanes;
     }
-    int64_t diagonal = w.k.first + begin - p.q.first;
+    int64_t diagonal = (w.k.first + begin - p.q.place) / kRows * kRows;
     if (diagonal > first) first = static_cast<int>(diagonal);
     if (last > p.q.count) last = p.q.count;
     if (first >= last) continue;
@@ -225,20 +243,18 @@ void add_key_gradients(const Work& w, const Panel& p, float* dk, float* dv, int6
 
 template <class T>
 void write_query_gradient(Work& w, const Panel& p, const Call<T>& call, int64_t row) {
-  int64_t d = call.layout().head_dim;
+  int64_t d = call.head_dim();
   for (float& x : w.factor) x = call.args.scale;
   lanes_to_rows(w.keys, p.query_gradient, p.q.count, d, w.factor);
-  write_rows(call.dqkv + call.token(row, p.q.first) * call.width() + p.head * d, call.width(), w.keys, kHeadStride,
-             p.q.count, d, 1);
+  call.dq.template put<T>(call.query_row(row, p.q.first), p.head * d, {w.keys, kHeadStride, p.q.count, d});
 }
 
 template <class T>
 void write_key_gradients(const Call<T>& call, const float* dk, const float* dv, int64_t row, int64_t kv, int64_t first,
                          int64_t count) {
-  T* to = call.dqkv + call.token(row, first) * call.width();
-  int64_t d = call.layout().head_dim, stride = call.gradient_stride();
-  write_rows(to + call.key_column(kv), call.width(), dk, stride, count, d, call.args.scale);
-  write_rows(to + call.value_column(kv), call.width(), dv, stride, count, d, 1);
+  int64_t d = call.head_dim(), stride = call.gradient_stride(), to = call.key_row(row, first);
+  call.dk.template put<T>(to, kv * d, {dk, stride, count, d, call.args.scale});
+  call.dv.template put<T>(to, kv * d, {dv, stride, count, d});
 }
 
 // Scratch for Work, and dK and dV of `keys` keys set to 0.
@@ -273,16 +289,16 @@ template <class T>
 void add_panels(const Space& s, const Call<T>& call, int64_t row, int64_t kv, int64_t first, int64_t last) {
   Work& w = s.w;
   int count = read_panels(w, call, row, kv, first, last);
-  int64_t stride = call.gradient_stride(), d = call.layout().head_dim;
+  int64_t stride = call.gradient_stride(), d = call.head_dim();
   for (int i = 0; i < count; ++i) std::memset(w.panels[i].query_gradient, 0, sizeof(float) * d * kTile);
   const Queries &earliest = w.panels[0].q, &latest = w.panels[count - 1].q;
-  int64_t end = latest.first + latest.count;
-  for (int64_t tile = first_key_tile(earliest); tile <= latest.first / kTile; ++tile) {
+  int64_t end = latest.end_key;
+  for (int64_t tile = first_key_tile(earliest); tile * kTile < end; ++tile) {
     int64_t base = tile * kTile > earliest.first_key ? tile * kTile : earliest.first_key;
     read_keys(w, call, row, kv, base, (tile + 1) * kTile < end ? (tile + 1) * kTile - base : end - base);
     for (int i = 0; i < count; ++i) {
       Panel& p = w.panels[i];
-      if (tile < first_key_tile(p.q) || tile > p.q.first / kTile) continue;
+      if (!sees_tile(p.q, tile)) continue;
       set_keys(w.k, p.q, tile);
       weigh_tile<T>(w, p, base, call.args);
       add_query_gradient<T>(w, p, base, d);
@@ -294,24 +310,28 @@ void add_panels(const Space& s, const Call<T>& call, int64_t row, int64_t kv, in
 
 template <class T>
 void whole_unit(const Call<T>& call, int64_t row, int64_t kv) {
-  int64_t panels = tiles(call.args.sequence) * call.group(), size = panel_count(call.layout().head_dim);
-  Space s = space(call.args.sequence, call.gradient_stride());
+  int64_t panels = tiles(call.args.sequence) * call.group(), size = panel_count(call.head_dim());
+  int64_t keys = key_count(call.args);
+  Space s = space(keys, call.gradient_stride());
   for (int64_t first = 0; first < panels; first += size)
     add_panels(s, call, row, kv, first, first + size < panels ? first + size : panels);
-  write_key_gradients(call, s.dk, s.dv, row, kv, 0, call.args.sequence);
+  write_key_gradients(call, s.dk, s.dv, row, kv, 0, keys);
 }
 
 // dK and dV of one tile of keys.
 template <class T>
 void split_key_tile(const Call<T>& call, int64_t row, int64_t kv, int64_t key_tile) {
   int64_t stride = call.gradient_stride(), group = call.group(), first = key_tile * kTile;
-  int64_t left = call.args.sequence - first, count = left < kTile ? left : kTile;
+  int64_t left = key_count(call.args) - first, count = left < kTile ? left : kTile;
+  // The first tile of queries with one at or behind the first of these keys.
+  int64_t behind = first - shift(call.args), query_tile = behind > 0 ? behind / kTile : 0;
   Space s = space(kTile, stride);
   Work& w = s.w;
   Panel& p = w.panels[0];
-  for (int64_t panel = key_tile * group; panel < tiles(call.args.sequence) * group; ++panel) {
+  for (int64_t panel = query_tile * group; panel < tiles(call.args.sequence) * group; ++panel) {
     set_queries(p.q, call.args, row, panel / group);
     if (first_key_tile(p.q) > key_tile) break;  // and so do all later queries
+    if (!sees_tile(p.q, key_tile)) continue;
     read_panels(w, call, row, kv, panel, panel + 1);
     set_keys(w.k, p.q, key_tile);
     read_keys(w, call, row, kv, first, count);
@@ -323,12 +343,13 @@ void split_key_tile(const Call<T>& call, int64_t row, int64_t kv, int64_t key_ti
 
 template <class T>
 void backward(const Call<T>& call) {
-  int64_t kv_heads = call.layout().kv_heads, key_tiles = tiles(call.args.sequence), panels = key_tiles * call.group();
+  int64_t kv_heads = call.layout().kv_heads, key_tiles = tiles(key_count(call.args));
+  int64_t panels = tiles(call.args.sequence) * call.group();
   int64_t units = call.args.batch * kv_heads, threads = omp_get_max_threads();
   // The last round of whole units keeps `rest` threads busy for 5 products; splitting it takes 7 * rest / threads.
   int64_t rest = units % threads;
   int64_t split = 7 * rest < 5 * threads && key_tiles > 1 ? rest : 0, whole = units - split;
-  int64_t size = panel_count(call.layout().head_dim), tasks = (panels + size - 1) / size;
+  int64_t size = panel_count(call.head_dim()), tasks = (panels + size - 1) / size;
 #pragma omp parallel
   {
 #pragma omp for schedule(dynamic) nowait
@@ -349,20 +370,13 @@ void backward(const Call<T>& call) {
   }
 }
 
-template <class T>
-void backward(const Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-              const AttentionArgs& args) {
-  if (qkv.rows() == 0) return;
-  backward(Call<T>{dqkv.data<T>(), dout.data<T>(), qkv.data<T>(), out.data<T>(), lse.data<float>(), args});
-}
-
 }  // namespace
 }  // namespace attention
 
-void attention_backward(const Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                        const AttentionArgs& args) {
-  if (qkv.dtype() == DType::kBF16) return attention::backward<bf16>(dqkv, dout, qkv, out, lse, args);
-  attention::backward<float>(dqkv, dout, qkv, out, lse, args);
+void attention_backward(const AttentionGradients& gradients, const Tensor& dout, const HeadColumns& in,
+                        const Tensor& out, const Tensor& lse, const AttentionArgs& args) {
+  if (in.q.dtype() == DType::kBF16) return attention::backward<bf16>({gradients, dout, in, out, lse, args});
+  attention::backward<float>({gradients, dout, in, out, lse, args});
 }
 
 }  // namespace automodel::ops::cpu::AUTOMODEL_ISA

@@ -10,6 +10,7 @@ set(CPU_KERNEL_SOURCES
   attention.cpp
   attention_backward.cpp
   attention_decode.cpp
+  columns.cpp
   cross_entropy.cpp
   dropout.cpp
   elementwise.cpp

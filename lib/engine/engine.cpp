@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <utility>
 
@@ -75,18 +76,31 @@ void Engine::place_stages() {
 }
 
 void Engine::make_units() {
-  auto add = [&](std::vector<nn::Param*> params) {
+  auto add_to = [&](const parallel::DataRanks& ranks, std::vector<nn::Param*> params) {
     units_.push_back(
-        std::make_unique<parallel::Unit>(std::move(params), ranks_, *tensor_ranks_, options_.unit, allocator_));
+        std::make_unique<parallel::Unit>(std::move(params), ranks, *tensor_ranks_, options_.unit, allocator_));
     return units_.back().get();
   };
+  auto add = [&](std::vector<nn::Param*> params) { return add_to(ranks_, std::move(params)); };
+  comm::Communicator* ep = groups_.model.ep;
+  if (ep != nullptr) expert_ranks_.emplace(*groups_.experts, options_.unit.shard ? 1 : groups_.experts->size(), ep);
   bool first = own_.front() == 0, last = heads(own_.back());
   if (first || last)
     root_ = add(first && last ? model_.root_params() : first ? model_.embedding_params() : model_.head_params());
   layers_.resize(static_cast<size_t>(model_.layers()));
   for (int stage : own_)
-    for (int i = stages_[static_cast<size_t>(stage)].begin; i < stages_[static_cast<size_t>(stage)].end; ++i)
-      layers_[static_cast<size_t>(i)] = add(model_.layer_params(i));
+    for (int i = stages_[static_cast<size_t>(stage)].begin; i < stages_[static_cast<size_t>(stage)].end; ++i) {
+      std::vector<nn::Param*> params = model_.layer_params(i), experts;
+      if (ep != nullptr) {
+        auto routed = std::stable_partition(params.begin(), params.end(), [](nn::Param* p) { return p->expert < 0; });
+        int64_t each = model_.info().experts / ep->size(), first = each * ep->rank();
+        std::copy_if(routed, params.end(), std::back_inserter(experts),
+                     [&](nn::Param* p) { return p->expert >= first && p->expert < first + each; });
+        params.erase(routed, params.end());
+      }
+      layers_[static_cast<size_t>(i)].push_back(add(std::move(params)));
+      if (!experts.empty()) layers_[static_cast<size_t>(i)].push_back(add_to(*expert_ranks_, std::move(experts)));
+    }
 }
 
 // Of the ranks that have the same part of a weight, one counts it and saves it.

@@ -84,7 +84,7 @@ class Engine {
   Engine(models::CausalLM& model, const parallel::Groups& groups, Allocator& allocator, const EngineOptions& options);
   // With data-parallel ranks alone.
   Engine(models::CausalLM& model, comm::Communicator& ranks, Allocator& allocator, const EngineOptions& options)
-      : Engine(model, parallel::Groups{&ranks, {}, nullptr}, allocator, options) {}
+      : Engine(model, parallel::Groups{.data = &ranks}, allocator, options) {}
 
   ~Engine();
 
@@ -138,11 +138,12 @@ class Engine {
   void make_units();
   bool speaks_for(const nn::Param& param) const;
   parallel::Unit* root() { return root_; }
-  parallel::Unit& layer(int i) { return *layers_[static_cast<size_t>(i)]; }
+  const std::vector<parallel::Unit*>& layer(int i) const { return layers_[static_cast<size_t>(i)]; }
   bool embeds(int stage) const { return stage == 0; }
   bool heads(int stage) const { return stage + 1 == static_cast<int>(stages_.size()); }
   bool reshards(int i) const;
   void gather_ahead(int from, int direction);
+  void release_layers();
   nn::Tokens local_tokens(const nn::Tokens& batch, bool trains) const;
   autograd::Var forward(const autograd::Var& input, int stage, Pass& pass);
   autograd::Var train_layer(int i, const autograd::Var& x, Pass& pass);
@@ -163,6 +164,7 @@ class Engine {
   models::CausalLM& model_;
   parallel::Groups groups_;
   parallel::DataRanks ranks_;
+  std::optional<parallel::DataRanks> expert_ranks_;
   std::optional<parallel::TensorRanks> tensor_ranks_;  // the model is placed before it is made
   Allocator& allocator_;
   EngineOptions options_;
@@ -171,8 +173,10 @@ class Engine {
   std::vector<int> stage_ranks_;              // the pipeline rank of each stage; empty without a pipeline
   // The two ranks that have the embedding and the head tied to it, where they are two and this is one of them.
   std::unique_ptr<comm::Communicator> tied_;
-  std::vector<parallel::Unit*> layers_;  // by layer; null: of another rank
-  parallel::Unit* root_ = nullptr;       // null: a rank without embedding and head
+  // The units of each layer: its weights and, with expert parallelism, those of this rank's experts; empty: the layer
+  // is another rank's.
+  std::vector<std::vector<parallel::Unit*>> layers_;
+  parallel::Unit* root_ = nullptr;  // null: a rank without embedding and head
   std::vector<std::unique_ptr<parallel::Unit>> units_;
   std::vector<optim::AdamState> states_;
   std::vector<std::vector<optim::AdamRun>> runs_;

@@ -8,6 +8,7 @@
 #include "ops/kernels.h"
 #include "ops/pointwise.h"
 #include "ops/tensor_parallel.h"
+#include "parallel/context_layout.h"
 #include "parallel/pipeline.h"
 
 namespace automodel::engine {
@@ -55,25 +56,35 @@ void Engine::gather_ahead(int from, int direction) {
   int depth = direction > 0 ? options_.prefetch : options_.prefetch_backward;
   for (int n = 1; n <= depth; ++n) {
     int i = from + n * direction;
-    if (i >= 0 && i < model_.layers() && layers_[static_cast<size_t>(i)] != nullptr) layer(i).start_gather();
+    if (i < 0 || i >= model_.layers()) continue;
+    for (parallel::Unit* unit : layer(i)) unit->start_gather();
   }
+}
+
+void Engine::release_layers() {
+  for (const auto& units : layers_)
+    for (parallel::Unit* unit : units) unit->release();
 }
 
 // The batch as this rank's share of it.
 nn::Tokens Engine::local_tokens(const nn::Tokens& batch, bool trains) const {
-  nn::Tokens tokens = batch;
-  tokens.parallel = &groups_.model;
+  const nn::Parallel& ranks = groups_.model;
+  int cp = ranks.cp == nullptr ? 1 : ranks.cp->size();
+  parallel::ContextLayout layout(batch.sequence, cp, cp == 1 ? 0 : ranks.cp->rank());
+  nn::Tokens tokens = cp == 1 ? batch : layout.local(batch, allocator_);
+  tokens.parallel = &ranks;
   if (!trains || !options_.dropout_seed) return tokens;
   tokens.dropout_key = Random(*options_.dropout_seed, "dropout").bits64(static_cast<uint64_t>(updates_));
-  if (!groups_.model.cuts_rows() || !tokens.samples.defined()) return tokens;
-  Interval rows = groups_.model.rows(tokens.count());
+  if ((!ranks.cuts_rows() && cp == 1) || !tokens.samples.defined()) return tokens;
+  Interval rows = ranks.rows(tokens.count());
   tokens.places = Tensor::empty({rows.size(), 2}, DType::kI64, allocator_, MemoryClass::kWorkspace);
   if (allocator_.device().is_meta()) return tokens;
+  std::vector<int64_t> positions = layout.positions();
   auto* place = tokens.places.data<int64_t>();
   for (int64_t row = rows.begin; row < rows.end; ++row, place += 2) {
     bool real = row < tokens.count();
     place[0] = real ? tokens.samples.data<int64_t>()[row / tokens.sequence] : 0;
-    place[1] = real ? row % tokens.sequence : -1;
+    place[1] = real ? positions[static_cast<size_t>(row % tokens.sequence)] : -1;
   }
   return tokens;
 }
@@ -83,8 +94,10 @@ Var Engine::train_layer(int i, const Var& x, Pass& pass) {
   // Markers run backwards: the one recorded before the layer runs when its backward is done.
   tape.on_reverse([this, i, &tape, reduces = pass.reduces] {
     tape.after_wgrads([this, i, reduces] {
-      if (reduces) begin_reduce(layer(i));
-      if (!options_.pipeline) layer(i).release();
+      for (parallel::Unit* unit : layer(i)) {
+        if (reduces) begin_reduce(*unit);
+        if (!options_.pipeline) unit->release();
+      }
     });
   });
   const nn::Tokens& tokens = pass.tokens;
@@ -92,9 +105,9 @@ Var Engine::train_layer(int i, const Var& x, Pass& pass) {
               ? autograd::checkpoint(x, [this, i, &tokens](const Var& in) { return model_.layer(i, in, tokens); })
               : model_.layer(i, x, tokens);
   tape.on_reverse([this, i] {
-    layer(i).gather();
+    for (parallel::Unit* unit : layer(i)) unit->gather();
     gather_ahead(i, -1);
-    layer(i).begin_gradients();
+    for (parallel::Unit* unit : layer(i)) unit->begin_gradients();
   });
   return y;
 }
@@ -108,10 +121,11 @@ Var Engine::forward(const Var& input, int stage, Pass& pass) {
   if (trains && root() != nullptr) root()->begin_gradients();
   Var x = embeds(stage) ? model_.embed(*pass.tape, pass.tokens) : input;
   for (int i = range.begin; i < range.end; ++i) {
-    layer(i).gather();
+    for (parallel::Unit* unit : layer(i)) unit->gather();
     gather_ahead(i, 1);
     x = trains ? train_layer(i, x, pass) : model_.layer(i, x, pass.tokens);
-    if (trains ? reshards(i) : !options_.pipeline) layer(i).release();
+    if (trains ? reshards(i) : !options_.pipeline)
+      for (parallel::Unit* unit : layer(i)) unit->release();
   }
   return x;
 }
@@ -202,8 +216,7 @@ void Engine::run_schedule(Call& call, const nn::Tokens& batch) {
   calls.buffer = [&](int, int m, bool) { return between_stages(call.microbatches[static_cast<size_t>(m)]); };
   parallel::run_pipeline(schedule, *groups_.pp, calls);
   finish_reductions();
-  for (parallel::Unit* unit : layers_)
-    if (unit != nullptr) unit->release();
+  release_layers();
 }
 
 // The gradient of an embedding that is also the head, where the two are on different ranks.
@@ -249,8 +262,7 @@ double Engine::evaluate(const nn::Tokens& batch) {
     if (!allocator_.device().is_meta()) sum = *head.loss.value.data<double>();
   }
   if (options_.pipeline) {
-    for (parallel::Unit* unit : layers_)
-      if (unit != nullptr) unit->release();
+    release_layers();
     sum = groups_.pp->reduced(sum, comm::Reduce::kSum);
   }
   if (groups_.model.cp != nullptr) sum = groups_.model.cp->reduced(sum, comm::Reduce::kSum);

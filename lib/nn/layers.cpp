@@ -46,14 +46,17 @@ ops::AttentionArgs attention_args(const AttentionSpec& spec, const Dropout& drop
           .layout = local_layout(spec, tokens),
           .scale = spec.scale,
           .window = spec.window,
-          .dropout = dropout.args(tokens)};
+          .dropout = dropout.args(tokens),
+          .part = {.first_head = local_layout(spec, tokens).heads * tokens.ranks().tp_rank()}};
 }
 
 Var attend(const Var& qkv, const AttentionSpec& spec, const Dropout& dropout, const Tokens& tokens) {
   ops::AttentionArgs args = attention_args(spec, dropout, tokens);
   if (tokens.cache != nullptr)
     return ops::attention(qkv, args, tokens.cache->layer(tokens.layer), tokens.cache->capacity());
-  return ops::attention(qkv, args, tokens.document_start);
+  const Parallel& ranks = tokens.ranks();
+  if (ranks.cp == nullptr) return ops::attention(qkv, args, tokens.document_start);
+  return ops::context_attention(qkv, args, tokens.document_start, *ranks.cp, ranks.context_method);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "comm/communicator.h"
 #include "core/interval.h"
+#include "ops/context_attention.h"
 
 namespace automodel::nn {
 
@@ -10,6 +11,7 @@ namespace automodel::nn {
 struct Parallel {
   comm::Communicator* tp = nullptr;  // they share the weights of each layer (tensor parallelism)
   comm::Communicator* cp = nullptr;  // they share each sequence (context parallelism)
+  ops::ContextMethod context_method = ops::ContextMethod::kAllGather;
   comm::Communicator* ep = nullptr;  // they share the experts of each layer (expert parallelism)
   // The tp ranks also share the rows of what lies between the layers' products: each has the next ceil(T / tp) of the T
   // tokens, the last ones perhaps fewer, padded with zeros (Korthikanti et al., "Reducing Activation Recomputation",

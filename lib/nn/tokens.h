@@ -12,11 +12,12 @@ namespace automodel::nn {
 
 struct Tokens {
   int64_t batch = 0;
-  int64_t sequence = 0;
-  Tensor ids;             // i32 [T]
-  Tensor positions;       // i32 [T]; restart in every document of a packed row
-  Tensor labels;          // i32 [T], -100 where ignored; undefined when no loss is wanted
-  Tensor document_start;  // i32 [batch, sequence], see ops::AttentionArgs; undefined: one document per row
+  int64_t sequence = 0;        // of this rank's part of the rows
+  int64_t whole_sequence = 0;  // of the rows; 0: `sequence` is
+  Tensor ids;                  // i32 [T]
+  Tensor positions;            // i32 [T]; restart in every document of a packed row
+  Tensor labels;               // i32 [T], -100 where ignored; undefined when no loss is wanted
+  Tensor document_start;       // i32 [batch, sequence], see ops::AttentionArgs; undefined: one document per row
 
   // The ranks that compute this microbatch together; null: this one alone. Outlives the passes over the microbatch.
   const Parallel* parallel = nullptr;
@@ -39,7 +40,9 @@ struct Tokens {
     return parallel == nullptr ? kAlone : *parallel;
   }
   // All positions are below this.
-  int64_t positions_end() const { return cache != nullptr ? cache->capacity() : sequence; }
+  int64_t positions_end() const {
+    return cache != nullptr ? cache->capacity() : whole_sequence > 0 ? whole_sequence : sequence;
+  }
 };
 
 }  // namespace automodel::nn

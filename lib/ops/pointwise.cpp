@@ -60,9 +60,11 @@ Var activation(const Var& x, Activation act) {
 }
 
 Var dropout(const Var& x, const DropoutArgs& args) {
-  bool fits =
-      args.places != nullptr ? args.places->rows() == x.value.rows() : x.value.rows() % args.samples->numel() == 0;
-  AM_CHECK(fits, Fault::kShape, "dropout: x has shape {} for {} samples", x.value.shape().str(), args.samples->numel());
+  int64_t samples = args.samples->numel();
+  bool fits = args.places != nullptr ? args.places->rows() == x.value.rows()
+              : samples == 0         ? x.value.rows() == 0
+                                     : x.value.rows() % samples == 0;
+  AM_CHECK(fits, Fault::kShape, "dropout: x has shape {} for {} samples", x.value.shape().str(), samples);
   const Kernels& k = kernels(x.value.device());
   k.dropout(x.value, x.value, args);
   return x.tape->record(

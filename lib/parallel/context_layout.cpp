@@ -63,6 +63,7 @@ nn::Tokens ContextLayout::local(const nn::Tokens& whole, Allocator& allocator) c
   if (chunks_.ranks == 1) return whole;
   nn::Tokens part = whole;
   part.sequence = local_sequence_;
+  part.whole_sequence = sequence_;
   part.ids = take(whole.ids, whole.batch, 0, allocator);
   part.positions = take(whole.positions, whole.batch, 0, allocator);
   if (whole.labels.defined()) part.labels = take(whole.labels, whole.batch, kIgnoredLabel, allocator);

@@ -7,7 +7,8 @@
 
 namespace automodel::parallel {
 
-DataRanks::DataRanks(comm::Communicator& all, int replicas) : all_(all), shard_(&all), replicate_(&all) {
+DataRanks::DataRanks(comm::Communicator& all, int replicas, comm::Communicator* others)
+    : all_(all), others_(others), shard_(&all), replicate_(&all) {
   AM_CHECK(replicas > 0 && all.size() % replicas == 0, Fault::kBug, "{} data-parallel ranks do not make {} replicas",
            all.size(), replicas);
   int shards = all.size() / replicas;

@@ -15,9 +15,11 @@ namespace automodel::parallel {
 class DataRanks {
  public:
   // `all` outlives this object. Collective over it. Error(kBug): `replicas` does not divide its size.
-  DataRanks(comm::Communicator& all, int replicas);
+  // `others`: ranks that have other weights of the same units (other experts); null: none.
+  DataRanks(comm::Communicator& all, int replicas, comm::Communicator* others = nullptr);
 
   comm::Communicator& all() const { return all_; }
+  comm::Communicator* others() const { return others_; }
   // The ranks that hold the other parts of what this rank holds a part of; "dp_shard".
   comm::Communicator& shard() const { return *shard_; }
   // The ranks that hold the same part as this one; "dp_replicate".
@@ -25,6 +27,7 @@ class DataRanks {
 
  private:
   comm::Communicator& all_;
+  comm::Communicator* others_;
   std::unique_ptr<comm::Communicator> made_[2];
   comm::Communicator* shard_;
   comm::Communicator* replicate_;

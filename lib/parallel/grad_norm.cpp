@@ -32,8 +32,8 @@ float gradient_norm(const std::vector<std::unique_ptr<Unit>>& units,
     Tensor total = kinds.size() == 1 ? sum : all.narrow(static_cast<int64_t>(i) + 1, 1);
     for (const auto& unit : units)
       if (&unit->ranks() == kinds[i]) add_squares(total, *unit, counts);
-    comm::Communicator& shard = kinds[i]->shard();
-    if (shard.size() > 1) shard.all_reduce({total.raw(), 1, DType::kF64}, comm::Reduce::kSum);
+    for (comm::Communicator* ranks : {&kinds[i]->shard(), kinds[i]->others()})
+      if (ranks != nullptr && ranks->size() > 1) ranks->all_reduce({total.raw(), 1, DType::kF64}, comm::Reduce::kSum);
     if (kinds.size() > 1 && !allocator.device().is_meta()) *sum.data<double>() += *total.data<double>();
   }
   for (comm::Communicator* ranks : others)

@@ -11,8 +11,9 @@ struct Groups {
   // The ranks that have the same weights and other tokens: replicas and shards of data parallelism and, within them
   // (fastest), context parallelism. They share weights (fsdp2) and sum gradients.
   comm::Communicator* data = nullptr;
-  nn::Parallel model;
-  comm::Communicator* pp = nullptr;  // pipeline parallelism: the ranks have other layers
+  nn::Parallel model = {};
+  comm::Communicator* experts = nullptr;  // with model.ep: the ranks that have the same experts
+  comm::Communicator* pp = nullptr;       // pipeline parallelism: the ranks have other layers
 };
 
 }  // namespace automodel::parallel

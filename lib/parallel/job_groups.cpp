@@ -14,6 +14,11 @@ JobGroups::JobGroups(const distributed::MeshContext& mesh, comm::Communicator& w
   if (mesh.tp_size() > 1) groups_.model.tp = &made_->along({"tp"});
   if (mesh.cp_size() > 1) groups_.model.cp = &made_->along({"cp"});
   if (mesh.pp_size() > 1) groups_.pp = &made_->along({"pp"});
+  if (mesh.moe_mesh()) {
+    experts_made_ = std::make_unique<comm::MeshGroups>(*mesh.moe_mesh(), world);
+    groups_.model.ep = &experts_made_->along({"ep"});
+    groups_.experts = &experts_made_->along({"ep_shard"});
+  }
   groups_.model.sequence_parallel = sequence_parallel && mesh.tp_size() > 1;
 }
 

@@ -22,7 +22,7 @@ class JobGroups {
 
  private:
   comm::Communicator& world_;
-  std::unique_ptr<comm::MeshGroups> made_;  // with a mesh
+  std::unique_ptr<comm::MeshGroups> made_, experts_made_;  // with a mesh
   Groups groups_;
   comm::Communicator* batch_ = nullptr;
 };

@@ -13,7 +13,6 @@ void check_axes(const distributed::ParallelismSizes& sizes, config::Problems& pr
     problems.add(key, fmt::format("{} is {}; {} is not supported yet", key, size, what),
                  fmt::format("write {}: 1", key));
   };
-  refuse("cp_size", sizes.cp_size, "context parallelism");
   refuse("ep_size", sizes.ep_size, "expert parallelism");
 }
 
@@ -63,14 +62,20 @@ void check_engine_limits(const distributed::DistributedSection& section, const c
   const ActivationCheckpointing checkpointing = distributed::activation_checkpointing_of(section);
   check_engine_limits(distributed::sizes_of(section), options, checkpointing, problems);
   const auto note = [&](const char* key, const char* why) {
-    const config::Node* written = node.find(key);
+    const config::Node* written = node.at_path(key);
     const bool off = !written || written->is_null() || (written->is_bool() && !written->as_bool());
     if (!off) {
       report.note({fmt::format("distributed.{}", key), fmt::format("has no effect: {}", why), "", written->origin()});
     }
   };
-  note("tp_plan", "tp_size is 1");
-  note("enable_async_tensor_parallel", "tp_size is 1");
+  note("tp_plan", "the layers themselves say how their weights are cut, which changes no result");
+  note("enable_async_tensor_parallel", "on the CPU a rank's cores compute or communicate");
+  note("pipeline.dtype", "what passes between stages has the type that the stages compute in");
+  note("pipeline.scale_grads_in_schedule", "gradients are those of the mean over all tokens in any case");
+  note("pipeline.pp_seq_len", "every batch tells its own length");
+  note("pipeline.patch_inner_model", "models are made of stages already");
+  note("pipeline.patch_causal_lm_model", "models are made of stages already");
+  note("pipeline.patch_stage_backward_maybe_with_nosync", "gradients are reduced once in any case");
   note("multimodal", "language models have no other towers");
   note("offload_policy", "on the CPU everything is in its memory already");
   note_megatron(note);

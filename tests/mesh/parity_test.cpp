@@ -77,3 +77,97 @@ TEST_CASE("schedules that add microbatches in their order give the bits of the s
     test::check_identical(test::run_job(job), one);
   }
 }
+
+TEST_CASE("context-parallel ranks train as one rank does, whatever the method, packed documents included") {
+  for (const auto& [name, config] : kModels)
+    for (bool packed : {false, true}) {
+      CAPTURE(name);
+      CAPTURE(packed);
+      MeshJob alone = job_of(config, {});
+      alone.packed = packed;
+      MeshTrace one = test::run_job(alone);
+      for (int cp : {2, 3, 4, 8})
+        for (auto method : {ops::ContextMethod::kAllGather, ops::ContextMethod::kRing, ops::ContextMethod::kAllToAll}) {
+          if (method == ops::ContextMethod::kAllToAll && cp == 3) continue;  // eight heads
+          CAPTURE(cp);
+          CAPTURE(static_cast<int>(method));
+          MeshJob job = alone;
+          job.mesh.cp = cp;
+          job.context_method = method;
+          test::check_close(test::run_job(job), one);
+        }
+    }
+}
+
+TEST_CASE("meshes of several axes train as one rank does") {
+  struct Case {
+    MeshSizes mesh;
+    const char* schedule = "1F1B";
+    bool packed = false;
+  };
+  const std::vector<Case> cases{
+      {{.dp_shard = 2, .tp = 2}},
+      {{.dp_replicate = 2, .dp_shard = 2, .tp = 2, .sequence_parallel = true}},
+      {{.dp_shard = 2, .cp = 2, .tp = 2}},
+      {{.dp_shard = 2, .cp = 2, .tp = 2, .sequence_parallel = true}, "1F1B", true},
+      {{.pp = 2, .dp_shard = 2}, "GPipe"},
+      {{.pp = 2, .tp = 2, .sequence_parallel = true}, "InterleavedZeroBubble"},
+      {{.pp = 2, .cp = 2}, "Interleaved1F1B", true},
+      {{.pp = 2, .dp_shard = 2, .tp = 2}, "ZBVZeroBubble"},
+      {{.pp = 2, .dp_shard = 2, .cp = 2, .tp = 2, .sequence_parallel = true}, "DualPipeV"},
+      {{.pp = 4, .dp_replicate = 2, .tp = 2}, "1F1B", true},
+      {{.pp = 2, .dp_replicate = 2, .dp_shard = 2, .cp = 2, .tp = 2}, "1F1B"},
+  };
+  for (const auto& [name, config] : kModels)
+    for (const Case& c : cases) {
+      CAPTURE(name);
+      CAPTURE(c.mesh.text());
+      MeshJob job = job_of(config, {});
+      job.packed = c.packed;
+      job.accumulation = 1;
+      MeshTrace one = test::run_job(job);
+      job.mesh = c.mesh;
+      job.schedule = c.schedule;
+      test::check_close(test::run_job(job), one);
+    }
+}
+
+TEST_CASE("dropout falls on the same elements on every mesh") {
+  std::string gpt2 = R"({"model_type": "gpt2", "vocab_size": 53, "n_embd": 32, "n_layer": 4, "n_head": 8,
+    "n_positions": 32, "initializer_range": 0.2, "resid_pdrop": 0.1, "embd_pdrop": 0.2, "attn_pdrop": 0.3})";
+  MeshJob alone = job_of(gpt2.c_str(), {});
+  alone.options.dropout_seed = 3;
+  MeshTrace one = test::run_job(alone);
+  MeshTrace without = test::run_job(job_of(gpt2.c_str(), {}));
+  CHECK(one.losses[0] != without.losses[0]);
+  for (const MeshSizes& mesh : {MeshSizes{.tp = 2},
+                                {.tp = 4, .sequence_parallel = true},
+                                {.cp = 2},
+                                {.pp = 2},
+                                {.pp = 2, .dp_shard = 2, .cp = 2, .tp = 2, .sequence_parallel = true}}) {
+    CAPTURE(mesh.text());
+    MeshJob job = alone;
+    job.mesh = mesh;
+    test::check_close(test::run_job(job), one);
+  }
+}
+
+TEST_CASE("checkpointed activations, repetition and waiting for reductions change no bit on any mesh") {
+  for (const auto& [name, config] : kModels)
+    for (const MeshSizes& mesh :
+         {MeshSizes{.dp_shard = 2, .tp = 2, .sequence_parallel = true}, {.cp = 4}, {.pp = 2, .dp_shard = 2}}) {
+      CAPTURE(name);
+      CAPTURE(mesh.text());
+      MeshJob job = job_of(config, mesh);
+      job.steps = 3;
+      job.schedule = "InterleavedZeroBubble";
+      MeshTrace base = test::run_job(job);
+      test::check_identical(test::run_job(job), base);
+      job.options.activation_checkpointing = true;
+      test::check_identical(test::run_job(job), base);
+      job.options.activation_checkpointing = false;
+      job.options.overlap_reduce = false;
+      job.options.prefetch = job.options.prefetch_backward = 0;
+      test::check_identical(test::run_job(job), base);
+    }
+}

@@ -53,7 +53,7 @@ struct Case {
                request.microbatch.rows, request.microbatch.cols, request.microbatch.packed ? " packed" : "",
                o.activation_checkpointing, o.reshard_after_forward ? static_cast<int>(*o.reshard_after_forward) : -1,
                o.prefetch, o.prefetch_backward, o.defer_reduce) +
-           (mesh ? fmt::format(" | tp {} pp {} {} sp {}", mesh->tp_size(), mesh->pp_size(),
+           (mesh ? fmt::format(" | tp {} cp {} pp {} {} sp {}", mesh->tp_size(), mesh->cp_size(), mesh->pp_size(),
                                o.pipeline ? o.pipeline->schedule.name : "", request.sequence_parallel)
                  : "");
   }
@@ -114,14 +114,15 @@ void add_mesh(Case& c, Dice& dice) {
   distributed::ParallelismSizes sizes;
   sizes.tp_size = dice.between(1, 2) * dice.between(1, 2);
   sizes.pp_size = dice.between(1, 2);
+  sizes.cp_size = dice.between(1, 2);
   c.request.sequence_parallel = dice.coin() && sizes.tp_size > 1;
   auto schedule = std::string(dice.coin() ? "1F1B" : "InterleavedZeroBubble");
   int stages = parallel::is_single_stage(schedule) ? 2 : 4;
   if (!models::violations(model->info(), sizes).empty() || (sizes.pp_size > 1 && model->layers() < stages)) return;
-  int64_t rest = sizes.tp_size * sizes.pp_size;
+  int64_t rest = sizes.tp_size * sizes.pp_size * sizes.cp_size;
   if (rest == 1) return;
   c.request.options.unit.replicas = 1;
-  c.ranks = static_cast<int>(rest * dice.between(1, 8 / rest));
+  c.ranks = static_cast<int>(rest * dice.between(1, std::max<int64_t>(1, 8 / rest)));
   c.request.world_size = c.ranks;
   distributed::SetupRequest request{.strategy = "fsdp2", .parallelism_sizes = sizes};
   request.world_size = c.ranks;

@@ -112,6 +112,7 @@ class RankJob {
     if (job.mesh.tp > 1) groups.model.tp = &groups_.along({"tp"});
     if (job.mesh.cp > 1) groups.model.cp = &groups_.along({"cp"});
     if (job.mesh.pp > 1) groups.pp = &groups_.along({"pp"});
+    groups.model.context_method = job.context_method;
     groups.model.sequence_parallel = job.mesh.sequence_parallel;
     engine::EngineOptions options = job.options;
     options.unit.replicas = job.mesh.dp_replicate;

@@ -27,6 +27,7 @@ struct MeshSizes {
 struct MeshJob {
   std::string config;  // config.json
   MeshSizes mesh;
+  ops::ContextMethod context_method = ops::ContextMethod::kAllGather;
   engine::EngineOptions options;
   std::string schedule = "1F1B";  // with several stages
   int microbatches = 4;           // of a batch, with several stages

@@ -162,8 +162,8 @@ struct AdamArgs {
            int64_t head_dim, bool inverse))                                                                            \
   /* Causal softmax attention, tiled (Dao et al., "FlashAttention", 2022): memory linear in the sequence.              \
      out [., heads*head_dim], compute type or f32; lse f32 [batch, heads, sequence] = log-sum-exp of the scaled        \
-     scores. A query that sees no key gives 0 and -infinity. `merge`: out (f32) and lse hold the result over other                 \
-     keys, and become the result over those and these. */                                                                            \
+     scores. A query that sees no key gives 0 and -infinity. `merge`: out (f32) and lse hold the result over other     \
+     keys, and become the result over those and these. */                                                              \
   X(attention_forward,                                                                                                 \
     (const Tensor& out, const Tensor& lse, const HeadColumns& in, const AttentionArgs& args, bool merge))              \
   /* The share of the given keys in the gradients, for out and lse over all keys. Deterministic. */                    \

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -105,12 +104,11 @@ struct Run {
   }
   Run(const Run&) = delete;
 
-  void forward(const Kernels& kernels) {
-    kernels.attention_forward(out.tensor(), lse.tensor(), fused_columns(qkv.tensor(), args.layout), args, false);
-  }
+  HeadColumns in() { return fused_columns(qkv.tensor(), args.layout); }
+  void forward(const Kernels& kernels) { kernels.attention_forward(out.tensor(), lse.tensor(), in(), args, false); }
   void backward(const Kernels& kernels) {
-    kernels.attention_backward({fused_columns(dqkv.tensor(), args.layout)}, dout.tensor(),
-                               fused_columns(qkv.tensor(), args.layout), out.tensor(), lse.tensor(), args);
+    AttentionGradients to{fused_columns(dqkv.tensor(), args.layout)};
+    kernels.attention_backward(to, dout.tensor(), in(), out.tensor(), lse.tensor(), args);
   }
   bool sees(int64_t row, int64_t i, int64_t j) const {
     if (j > i || (args.window > 0 && j <= i - args.window)) return false;
@@ -333,8 +331,7 @@ TEST_CASE("the attention gradient predicts what a small step changes") {
         for (size_t i = 0; i < out.size(); ++i) sum += out[i] * dout[i];
         return sum;
       };
-      double step = 1e-3;
-      double measured = (loss(step) - loss(-step)) / (2 * step);
+      double step = 1e-3, measured = (loss(step) - loss(-step)) / (2 * step);
       CHECK(std::abs(measured - predicted) < 2e-3 * std::abs(predicted));
     }
   });

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -182,6 +183,10 @@ class Communicator {
     all_reduce({&value, 1, dtype_of<T>()}, op);
     return value;
   }
+
+  // How messages about ranks of the world describe their place in the mesh ("pp 0, dp_shard 1", or ""), on every
+  // communicator of the world. Backends that tell of no ranks ignore it.
+  virtual void set_places(std::function<std::string(int world_rank)>) {}
 
   // Frees peers blocked in a call, on every communicator of the same world: they throw Error(kComm) with `why` of the
   // first rank that aborted. On mpi this ends all processes and does not return.

@@ -1,15 +1,17 @@
 // Ranks that are MPI processes; host memory. World::mpi is the way in.
 //
-// Of MPI's own collectives only barrier and broadcast are used. Gathers and reductions are exchanges of slices between
-// all pairs of ranks plus the local tree sum: MPI promises no order of summation and knows no bf16, and OpenMPI's
-// reduce_scatter is four times slower than the exchange. An all_reduce below 64 KiB gathers everything and sums locally
-// (one round trip); a larger one sums its own slice, then gathers the sums. Whoever waits drives all operations in
-// flight of its rank, on whatever communicator, so operations may be waited for in any order.
+// MPI's own collectives are not used. Gathers and reductions are exchanges of slices between all pairs of ranks plus
+// the local tree sum: MPI promises no order of summation and knows no bf16, and OpenMPI's reduce_scatter is four times
+// slower than the exchange. Barrier and broadcast are messages too, so that a rank always knows whom it waits for. An
+// all_reduce below 64 KiB gathers everything and sums locally (one round trip); a larger one sums its own slice, then
+// gathers the sums. Whoever waits drives all operations in flight of its rank, on whatever communicator, so operations
+// may be waited for in any order.
 #include <mpi.h>
 
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <numeric>
 
 #include "comm/mpi_operation.h"
 #include "comm/patience.h"
@@ -23,8 +25,13 @@ constexpr int64_t kSmallAllReduce = 64 << 10;  // bytes
 
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(std::string name, MPI_Comm comm, std::shared_ptr<MpiEngine> engine, int rank, int size)
-      : Communicator(std::move(name), rank, size), comm_(comm), engine_(std::move(engine)) {
+  // `world_ranks` of the members.
+  MpiCommunicator(std::string name, MPI_Comm comm, std::shared_ptr<MpiEngine> engine, int rank,
+                  std::vector<int> world_ranks)
+      : Communicator(std::move(name), rank, static_cast<int>(world_ranks.size())),
+        comm_(comm),
+        engine_(std::move(engine)),
+        world_ranks_(std::move(world_ranks)) {
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
   }
   ~MpiCommunicator() override {
@@ -34,9 +41,13 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<Communicator> group(std::span<const int> members, std::string name) override;
   void barrier() override {
     MpiOperation& op = begin(MpiCall::kBarrier);
-    op.barrier();
+    for (int k = 1; k < size(); ++k) {
+      op.receive(nullptr, 0, target(k));
+      op.send(nullptr, 0, target(k));
+    }
     Pending(&op).wait();
   }
+  void set_places(std::function<std::string(int)> place_of) override { engine_->place_of = std::move(place_of); }
   void abort(std::string_view why) noexcept override { engine_->end_run(why); }
 
  protected:
@@ -53,7 +64,7 @@ class MpiCommunicator final : public Communicator {
     // Exchanges and groups are not collective: they do not count, and name their tags themselves.
     const bool counts = call != MpiCall::kExchange && call != MpiCall::kMakeGroup;
     MpiOperation& op = engine_->start();
-    op.begin(call, counts ? calls_++ : 0, *this, &comm_);
+    op.begin(call, counts ? calls_++ : 0, {this, &comm_, &world_ranks_});
     return op;
   }
   // The ranks in the order in which this one sends to them: everybody starts elsewhere.
@@ -61,6 +72,7 @@ class MpiCommunicator final : public Communicator {
 
   MPI_Comm comm_;
   std::shared_ptr<MpiEngine> engine_;
+  std::vector<int> world_ranks_;
   int64_t calls_ = 0;
 };
 
@@ -163,7 +175,9 @@ std::unique_ptr<Communicator> MpiCommunicator::group(std::span<const int> member
   check_mpi(MPI_Comm_create_group(comm_, some, 0, &made), "group", name);
   MPI_Group_free(&all);
   MPI_Group_free(&some);
-  return std::make_unique<MpiCommunicator>(std::move(name), made, engine_, mine, n);
+  std::vector<int> world_ranks;
+  for (int member : members) world_ranks.push_back(world_ranks_[static_cast<size_t>(member)]);
+  return std::make_unique<MpiCommunicator>(std::move(name), made, engine_, mine, std::move(world_ranks));
 }
 
 // MPI for the life of the process: finalized when the world and its communicators are gone.
@@ -220,7 +234,9 @@ World World::mpi(const MpiOptions& options) {
   MPI_Comm_size(node, &local_size);
   MPI_Comm_free(&node);
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &all), "dup", "world");
-  auto global = std::make_unique<MpiCommunicator>("world", all, runtime->engine, rank, size);
+  std::vector<int> world_ranks(static_cast<size_t>(size));
+  std::iota(world_ranks.begin(), world_ranks.end(), 0);
+  auto global = std::make_unique<MpiCommunicator>("world", all, runtime->engine, rank, std::move(world_ranks));
   return World(std::move(global), local_rank, local_size, std::move(runtime));
 }
 

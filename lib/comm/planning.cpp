@@ -77,6 +77,9 @@ class RecordingCommunicator final : public Communicator {
     record(Call::kBarrier, 0);
     if (inner_) inner_->barrier();
   }
+  void set_places(std::function<std::string(int)> place_of) override {
+    if (inner_) inner_->set_places(std::move(place_of));
+  }
   void abort(std::string_view why) noexcept override {
     if (inner_) inner_->abort(why);
   }

@@ -13,11 +13,13 @@ namespace {
 
 // A handler can reach nothing but static storage.
 std::atomic<int> first_signal{0};
+std::atomic<bool> terminated{false};
 std::atomic<bool> in_use{false};
 
 void note(int signal) {
   int none = 0;
   first_signal.compare_exchange_strong(none, signal);
+  if (signal == SIGTERM) terminated = true;
 }
 
 }  // namespace
@@ -29,6 +31,7 @@ struct Signals::Former {
 Signals::Signals(const std::vector<int>& signals) : former_(std::make_unique<Former>()) {
   AM_CHECK(!in_use.exchange(true), Fault::kBug, "signals: handlers are installed already");
   first_signal = 0;
+  terminated = false;
   for (int signal : signals) {
     struct sigaction action {};
     action.sa_handler = note;
@@ -48,6 +51,10 @@ Signals::~Signals() {
 
 int Signals::received() const {
   return first_signal;
+}
+
+bool told_to_end() noexcept {
+  return terminated;
 }
 
 }  // namespace automodel::comm

@@ -24,4 +24,8 @@ class Signals {
   std::unique_ptr<Former> former_;
 };
 
+// True once SIGTERM came while a Signals watches for it. mpirun sends it to every rank when one has failed, a second
+// before SIGKILL.
+bool told_to_end() noexcept;
+
 }  // namespace automodel::comm

@@ -5,96 +5,23 @@
 #include "comm/threads.h"
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <cstring>
 #include <functional>
 #include <map>
-#include <mutex>
-#include <tuple>
 
 #include "comm/reduce.h"
+#include "comm/thread_fabric.h"
 #include "core/error.h"
 
 namespace automodel::comm {
 namespace {
 
-using Bytes = std::vector<std::byte>;
 using Clock = std::chrono::steady_clock;
 
 Bytes copy_of(const void* data, int64_t bytes) {
   const auto* begin = static_cast<const std::byte*>(data);
   return bytes == 0 ? Bytes{} : Bytes(begin, begin + bytes);
 }
-
-// One collective call. Guarded by its group's mutex, except that contributions are only read once all have come, and
-// that a slice of `result` belongs to the rank that claimed it.
-struct Meeting {
-  std::string call;  // of the first to come
-  int first_rank = 0;
-  int come = 0, left = 0;
-  std::vector<Bytes> contributions;
-  std::vector<std::vector<int64_t>> counts;  // all_to_all: bytes from each rank to each
-  Bytes result;                              // all_reduce
-  int claimed = 0, summed = 0;
-};
-
-// The messages from one rank to another under one tag. Message k is for the k-th receive, in the order they were
-// started.
-struct Box {
-  int64_t sent = 0, asked = 0;
-  std::map<int64_t, Bytes> messages;
-};
-
-struct Group {
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::map<int64_t, std::shared_ptr<Meeting>> meetings;
-  std::map<std::tuple<int, int, int>, Box> mail;  // (from, to, tag)
-  // Groups being made of members of this one: (members, how many of the same list came before) -> (group, members to
-  // come).
-  std::map<std::pair<std::vector<int>, int>, std::pair<std::shared_ptr<Group>, int>> children;
-};
-
-// What all communicators of a world share.
-struct Fabric {
-  explicit Fabric(std::chrono::milliseconds deadline) : deadline(deadline) {}
-
-  const std::chrono::milliseconds deadline;
-  std::atomic<bool> aborted{false};
-  std::mutex mutex;
-  std::string why;
-  std::vector<std::weak_ptr<Group>> groups;
-
-  std::shared_ptr<Group> make_group() {
-    auto group = std::make_shared<Group>();
-    std::lock_guard lock(mutex);
-    groups.push_back(group);
-    return group;
-  }
-
-  void abort(std::string reason) {
-    std::vector<std::weak_ptr<Group>> all;
-    {
-      std::lock_guard lock(mutex);
-      if (aborted) return;
-      why = std::move(reason);
-      aborted = true;
-      all = groups;
-    }
-    for (const auto& weak : all) {
-      if (auto group = weak.lock()) {
-        { std::lock_guard lock(group->mutex); }
-        group->changed.notify_all();
-      }
-    }
-  }
-
-  [[noreturn]] void fail_aborted() {
-    std::lock_guard lock(mutex);
-    throw Error(Fault::kComm, why);
-  }
-};
 
 class ThreadCommunicator;
 
@@ -103,8 +30,13 @@ class ThreadOperation final : public Operation {
   // `done` says whether the operation can finish, `take` finishes it; both run with the group locked, `take` may
   // unlock.
   using Take = std::function<void(std::unique_lock<std::mutex>&)>;
-  ThreadOperation(ThreadCommunicator& owner, std::string what, std::function<bool()> done, Take take)
-      : owner_(owner), what_(std::move(what)), done_(std::move(done)), take_(std::move(take)) {}
+  ThreadOperation(ThreadCommunicator& owner, std::string what, std::function<bool()> done, Take take,
+                  std::shared_ptr<const Meeting> meeting = nullptr)
+      : owner_(owner),
+        what_(std::move(what)),
+        done_(std::move(done)),
+        take_(std::move(take)),
+        meeting_(std::move(meeting)) {}
   void wait() override;
   bool ready() override;
   void release(bool) override { delete this; }
@@ -114,6 +46,7 @@ class ThreadOperation final : public Operation {
   std::string what_;
   std::function<bool()> done_;
   Take take_;
+  std::shared_ptr<const Meeting> meeting_;  // of a collective call
 };
 
 class ThreadCommunicator final : public Communicator {
@@ -137,7 +70,9 @@ class ThreadCommunicator final : public Communicator {
   void check_alive() {
     if (fabric_->aborted) fabric_->fail_aborted();
   }
-  void wait_until(std::unique_lock<std::mutex>& lock, const std::string& what, const std::function<bool()>& done);
+  // `meeting` knows who is missing; it may be null.
+  void wait_until(std::unique_lock<std::mutex>& lock, const std::string& what, const std::function<bool()>& done,
+                  const Meeting* meeting = nullptr);
 
  protected:
   Pending do_all_reduce(Buffer data, Reduce op) override;
@@ -162,7 +97,7 @@ class ThreadCommunicator final : public Communicator {
 
 void ThreadOperation::wait() {
   std::unique_lock lock(owner_.shared().mutex);
-  owner_.wait_until(lock, what_, done_);
+  owner_.wait_until(lock, what_, done_, meeting_.get());
   take_(lock);
 }
 
@@ -173,14 +108,13 @@ bool ThreadOperation::ready() {
 }
 
 void ThreadCommunicator::wait_until(std::unique_lock<std::mutex>& lock, const std::string& what,
-                                    const std::function<bool()>& done) {
+                                    const std::function<bool()>& done, const Meeting* meeting) {
   const bool in_time =
       group_->changed.wait_until(lock, Clock::now() + fabric_->deadline, [&] { return fabric_->aborted || done(); });
   if (!in_time) {
     const std::string why = fmt::format(
-        "rank {} waited {} ms for {} on '{}' (rank {} of {}); did a peer leave or call "
-        "something else?",
-        world_rank_, fabric_->deadline.count(), what, name(), rank(), size());
+        "rank {} waited {} ms for {} on '{}' (rank {} of {}){}; did a peer leave or call something else?", world_rank_,
+        fabric_->deadline.count(), what, name(), rank(), size(), meeting == nullptr ? "" : meeting->missing());
     lock.unlock();
     fabric_->abort(why);
     lock.lock();
@@ -197,6 +131,7 @@ Pending ThreadCommunicator::meet(std::string call, Bytes contribution, std::vect
     slot = std::make_shared<Meeting>();
     slot->call = call;
     slot->first_rank = rank();
+    slot->here.resize(static_cast<size_t>(size()));
     slot->contributions.resize(static_cast<size_t>(size()));
     slot->counts.resize(static_cast<size_t>(size()));
   }
@@ -208,6 +143,7 @@ Pending ThreadCommunicator::meet(std::string call, Bytes contribution, std::vect
     fabric_->abort(why);
     fabric_->fail_aborted();
   }
+  meeting->here[static_cast<size_t>(rank())] = true;
   meeting->contributions[static_cast<size_t>(rank())] = std::move(contribution);
   meeting->counts[static_cast<size_t>(rank())] = std::move(counts);
   if (++meeting->come == size()) group_->changed.notify_all();
@@ -218,7 +154,7 @@ Pending ThreadCommunicator::meet(std::string call, Bytes contribution, std::vect
     take(*meeting, held);
     if (++meeting->left == size()) group_->meetings.erase(number);
   };
-  return Pending(new ThreadOperation(*this, std::move(call), std::move(done), std::move(finish)));
+  return Pending(new ThreadOperation(*this, std::move(call), std::move(done), std::move(finish), meeting));
 }
 
 std::string described(const char* call, int64_t count, DType dtype, const char* detail = "") {

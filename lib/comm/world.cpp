@@ -43,6 +43,11 @@ void World::observe(Recorder recorder) {
   global_ = make_recording(std::move(global_), std::move(recorder));
 }
 
+void World::set_places(const std::function<std::string(int)>& place_of) {
+  place_ = place_of(rank());
+  global_->set_places(place_of);
+}
+
 void World::abort(std::string_view message) noexcept {
   if (place_.empty()) {
     global_->abort(message);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -55,8 +56,9 @@ class World {
   // From now on `recorder` is told of every call of global() and of the communicators made from it afterwards.
   void observe(Recorder recorder);
 
-  // The rank's place in the mesh ("pp 0, dp_shard 1"), for abort to tell.
-  void set_place(std::string place) { place_ = std::move(place); }
+  // How messages describe a rank's place in the mesh ("pp 0, dp_shard 1"): in abort, and where a rank tells which peers
+  // it waits for. May be called until the world ends.
+  void set_places(const std::function<std::string(int rank)>& place_of);
 
   // Ends the run because of `message`. On mpi: prints "rank R failed: [<place>] <message>" on stderr, ends every
   // process of the job with exit code 1 and does not return; when several ranks fail at once the lowest one speaks. On

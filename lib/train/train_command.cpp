@@ -88,7 +88,7 @@ std::vector<int> stop_signals(const RecipeConfig& config) {
 }
 
 int train_as_rank(Job& job, comm::World& world) {
-  world.set_place(job.setup->mesh_context.describe(world.rank()));
+  world.set_places([mesh = job.setup->mesh_context](int rank) { return mesh.describe(rank); });
   introduce(job, world);
   comm::Signals signals(stop_signals(job.config()));
   Trainer trainer(job, world);

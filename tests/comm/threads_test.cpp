@@ -93,7 +93,7 @@ TEST_CASE("abort reaches ranks that wait in another communicator, and later call
   std::atomic<bool> split_done{false};
   failure_of(4, [&](comm::World& world) {
     auto pair = world.global().split(world.rank() / 2, 0, "pair");
-    world.set_place("tp " + std::to_string(world.rank() % 2));
+    world.set_places([](int rank) { return "tp " + std::to_string(rank % 2); });
     if (world.rank() == 3) {
       while (!split_done) std::this_thread::yield();
       world.abort("out of memory");
@@ -120,6 +120,7 @@ TEST_CASE("a rank that does not come is named after the deadline") {
       },
       milliseconds(200));
   CHECK(contains(message, "waited 200 ms for all_reduce sum of 1000 x float32 on 'world'"));
+  CHECK(contains(message, "still missing: rank 1;"));
 }
 
 TEST_CASE("ranks that call different things are told both calls") {

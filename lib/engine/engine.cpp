@@ -76,13 +76,15 @@ void Engine::place_stages() {
 }
 
 void Engine::make_units() {
-  auto add_to = [&](const parallel::DataRanks& ranks, std::vector<nn::Param*> params) {
+  auto add_to = [&](const parallel::DataRanks& ranks, const parallel::TensorRanks& tensor_ranks,
+                    std::vector<nn::Param*> params) {
     units_.push_back(
-        std::make_unique<parallel::Unit>(std::move(params), ranks, *tensor_ranks_, options_.unit, allocator_));
+        std::make_unique<parallel::Unit>(std::move(params), ranks, tensor_ranks, options_.unit, allocator_));
     return units_.back().get();
   };
-  auto add = [&](std::vector<nn::Param*> params) { return add_to(ranks_, std::move(params)); };
+  auto add = [&](std::vector<nn::Param*> params) { return add_to(ranks_, *tensor_ranks_, std::move(params)); };
   comm::Communicator* ep = groups_.model.ep;
+  apart_.emplace(nn::Parallel{}, std::vector<nn::Param*>{});
   if (ep != nullptr) expert_ranks_.emplace(*groups_.experts, options_.unit.shard ? 1 : groups_.experts->size(), ep);
   bool first = own_.front() == 0, last = heads(own_.back());
   if (first || last)
@@ -99,12 +101,13 @@ void Engine::make_units() {
         params.erase(routed, params.end());
       }
       layers_[static_cast<size_t>(i)].push_back(add(std::move(params)));
-      if (!experts.empty()) layers_[static_cast<size_t>(i)].push_back(add_to(*expert_ranks_, std::move(experts)));
+      if (!experts.empty()) layers_[static_cast<size_t>(i)].push_back(add_to(*expert_ranks_, *apart_, std::move(experts)));
     }
 }
 
 // Of the ranks that have the same part of a weight, one counts it and saves it.
 bool Engine::speaks_for(const nn::Param& param) const {
+  if (groups_.model.ep != nullptr && param.expert >= 0) return true;
   bool copy = tied_ != nullptr && own_.front() != 0 && &param == model_.embedding_params().front();
   return parallel::TensorRanks::speaks_for(param) && !copy;
 }
@@ -159,9 +162,8 @@ StepResult Engine::step(const StepInput& input) {
 }
 
 float Engine::gradient_norm() const {
-  comm::Communicator* others[] = {tensor_ranks_->all(), groups_.pp};
-  return parallel::gradient_norm(
-      units_, [this](const nn::Param& p) { return speaks_for(p); }, others, allocator_);
+  parallel::NormRanks ranks{[this](const nn::Param& p) { return speaks_for(p); }, tensor_ranks_->all(), groups_.pp};
+  return parallel::gradient_norm(units_, ranks, allocator_);
 }
 
 void Engine::refuse_gradients(float norm) const {

@@ -166,6 +166,7 @@ class Engine {
   parallel::DataRanks ranks_;
   std::optional<parallel::DataRanks> expert_ranks_;
   std::optional<parallel::TensorRanks> tensor_ranks_;  // the model is placed before it is made
+  std::optional<parallel::TensorRanks> apart_;         // of experts, which no two ranks of a layer have in common
   Allocator& allocator_;
   EngineOptions options_;
   std::vector<parallel::LayerRange> stages_;  // of the whole pipeline

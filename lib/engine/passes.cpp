@@ -145,6 +145,7 @@ void Engine::finish_reductions() {
 Tensor Engine::forward_pass(Call& call, int stage, int microbatch, Tensor input) {
   Pass& pass = call.passes[{stage, microbatch}];
   pass.tokens = call.microbatches[static_cast<size_t>(microbatch)];
+  pass.tokens.objective_scale = call.grad_scale;
   pass.reduces = call.reduces && call.last_of_stage[static_cast<size_t>(stage)] == microbatch;
   pass.tape = std::make_unique<Tape>(allocator_, ops::add_into, true);
   if (!embeds(stage)) pass.input = pass.tape->input(std::move(input), true);

@@ -24,6 +24,9 @@ struct ModelInfo {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   int64_t experts = 0;  // routed experts of a layer; 0: the MLPs are dense
+  int64_t experts_per_token = 0;
+  int64_t expert_size = 0;    // inner width of an expert
+  int64_t expert_layers = 0;  // layers that have experts
   int64_t max_positions = 0;
   bool absolute_positions = false;  // learned positions: a longer sequence is impossible, not only untrained
   bool tied_head = false;

@@ -6,7 +6,7 @@
 namespace automodel::models {
 
 const std::vector<const Family*>& families() {
-  static const std::vector<const Family*> list{&kGpt2, &kLlama, &kMistral, &kQwen2, &kQwen3};
+  static const std::vector<const Family*> list{&kGpt2, &kLlama, &kMistral, &kMixtral, &kQwen2, &kQwen3, &kQwen3Moe};
   return list;
 }
 

@@ -26,8 +26,10 @@ struct Family {
 
 extern const Family kLlama;
 extern const Family kMistral;
+extern const Family kMixtral;
 extern const Family kQwen2;
 extern const Family kQwen3;
+extern const Family kQwen3Moe;
 extern const Family kGpt2;
 
 // Every supported family, in the order of their names.

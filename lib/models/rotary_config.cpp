@@ -1,6 +1,7 @@
 #include "models/rotary_config.h"
 
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include "core/error.h"
@@ -9,6 +10,7 @@
 namespace automodel::models {
 
 using Block = nn::DecoderBlock<nn::RotaryAttention, nn::GatedMlp>;
+using ExpertBlock = nn::DecoderBlock<nn::RotaryAttention, nn::MoeMlp>;
 
 std::optional<ops::Activation> parse_activation(const std::string& name) {
   if (name == "silu" || name == "swish") return ops::Activation::kSilu;
@@ -128,6 +130,13 @@ std::vector<int64_t> layer_windows(std::optional<int64_t> window,
 std::unique_ptr<CausalLM> build_rotary(const std::string& model_type, const RotaryConfig& c,
                                        const RotaryFeatures& features) {
   ModelInfo info = info_of(model_type, c);
+  info.notes = features.notes;
+  if (features.moe) {
+    info.experts = features.moe->experts;
+    info.experts_per_token = features.moe->top_k;
+    info.expert_size = features.moe->inner;
+    info.expert_layers = c.num_hidden_layers - static_cast<int64_t>(features.dense_layers.size());
+  }
   auto std = static_cast<float>(c.initializer_range);
   auto rope = std::make_unique<nn::Rope>(info.head_dim, theta_of(c), scaling_of(c));
 
@@ -150,9 +159,15 @@ std::unique_ptr<CausalLM> build_rotary(const std::string& model_type, const Rota
     auto norm = [&](const char* name) {
       return nn::Norm(prefix + name, c.hidden_size, nn::NormKind::kRms, c.rms_norm_eps);
     };
-    blocks.push_back(std::make_unique<Block>(norm("input_layernorm"),
-                                             nn::RotaryAttention(prefix + "self_attn.", attention, *rope),
-                                             norm("post_attention_layernorm"), nn::GatedMlp(prefix + "mlp.", mlp)));
+    auto add = [&]<class T>(std::type_identity<T>, auto feed_forward) {
+      blocks.push_back(std::make_unique<T>(norm("input_layernorm"),
+                                           nn::RotaryAttention(prefix + "self_attn.", attention, *rope),
+                                           norm("post_attention_layernorm"), std::move(feed_forward)));
+    };
+    if (features.moe && !features.dense_layers.contains(i))
+      add(std::type_identity<ExpertBlock>{}, nn::MoeMlp(prefix + features.moe_prefix, *features.moe));
+    else
+      add(std::type_identity<Block>{}, nn::GatedMlp(prefix + "mlp.", mlp));
   }
   std::optional<nn::Param> head;
   Shape table{c.vocab_size, c.hidden_size};

@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "config/schema.h"
 #include "models/causal_lm.h"
+#include "nn/moe.h"
 
 namespace automodel::models {
 
@@ -51,7 +53,11 @@ struct RotaryFeatures {
   bool output_bias = false;
   bool mlp_bias = false;
   bool head_norm = false;
-  std::vector<int64_t> windows;  // sliding window of each layer, 0: none; empty: none anywhere
+  std::vector<int64_t> windows;         // sliding window of each layer, 0: none; empty: none anywhere
+  std::optional<nn::MoeSpec> moe = {};  // experts instead of the MLP, in all layers but dense_layers
+  std::string moe_prefix = "mlp.";      // of the experts' weights, within a layer
+  std::set<int64_t> dense_layers = {};
+  std::vector<std::string> notes = {};  // see ModelInfo
 };
 
 // The windows of a model whose `layer_types` may name them ("sliding_attention", "full_attention"); without the list,

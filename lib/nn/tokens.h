@@ -19,6 +19,10 @@ struct Tokens {
   Tensor labels;               // i32 [T], -100 where ignored; undefined when no loss is wanted
   Tensor document_start;       // i32 [batch, sequence], see ops::AttentionArgs; undefined: one document per row
 
+  // Training: what each label token's loss is multiplied with in the objective (1 / label tokens of the global batch).
+  // 0: nothing but the output is wanted.
+  float objective_scale = 0;
+
   // The ranks that compute this microbatch together; null: this one alone. Outlives the passes over the microbatch.
   const Parallel* parallel = nullptr;
 

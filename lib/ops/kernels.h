@@ -103,6 +103,16 @@ struct CrossEntropyArgs {
   float grad_scale = 1;
 };
 
+// A router's choice for T rows: `tokens` of them, then padding, which chooses no expert. The rows are rows `first`,
+// first + 1, ... of whole samples of `sequence` tokens each.
+struct RouteArgs {
+  bool renormalise = false;      // the weights of a token sum to 1
+  const Tensor* bias = nullptr;  // f32 [n], added to the probabilities for the choice alone
+  int64_t tokens = 0;
+  int64_t first = 0;
+  int64_t sequence = 1;
+};
+
 struct AdamArgs {
   double lr = 0;
   double beta1 = 0.9;
@@ -199,6 +209,35 @@ struct AdamArgs {
   /* ... and the result from `parts` f32 [n,T,3] of all n ranks; losses are those of the whole row */                  \
   X(cross_entropy_join, (const Tensor& losses, const Tensor& dlogits, const Tensor& logits, const Tensor& parts,       \
                          const CrossEntropyArgs& args))                                                                \
+  /* Mixture of experts: n experts, k of them for each token; "copy" (t, j) is token t on its way to its j-th expert.  \
+     probs f32 [T,n] = softmax of logits f32 [T,n] (probs may be logits); experts i32 [T,k] = those of the k largest   \
+     probs, largest first, of equal ones the lower first, -1 in padding; weights f32 [T,k] = their probs */            \
+  X(route_forward,                                                                                                     \
+    (const Tensor& probs, const Tensor& weights, const Tensor& experts, const Tensor& logits, const RouteArgs& args))  \
+  /* dlogits f32 [T,n] from dweights f32 [T,k], and from dprobs f32 [samples,n], which is the gradient of the probs of \
+     every token of a sample; either may be undefined (zero) */                                                        \
+  X(route_backward, (const Tensor& dlogits, const Tensor& dweights, const Tensor& dprobs, const Tensor& probs,         \
+                     const Tensor& experts, const RouteArgs& args))                                                    \
+  /* sums f64 [samples, 2n+2], of these rows alone: how often the tokens of a sample chose each expert, the sums of    \
+     their probs, their number, and the number of those with a label (i32 [T], not negative) */                        \
+  X(route_sums,                                                                                                        \
+    (const Tensor& sums, const Tensor& probs, const Tensor& experts, const Tensor& labels, const RouteArgs& args))     \
+  /* From the sums over all ranks, for k choices a token: losses f32 [samples] = sum over the experts of f P with      \
+     f = n/k times the share of the tokens that chose the expert and P = its mean probability; dprobs f32 [samples,n]  \
+     = scale * labels of the sample * the gradient of the loss with respect to the probs of each of its tokens (f is   \
+     taken as constant) */                                                                                             \
+  X(balance_loss, (const Tensor& losses, const Tensor& dprobs, const Tensor& sums, int64_t k, float scale))            \
+  /* The copies in the order of their experts, within an expert in order: counts i32 [n]; slots i32 [T,k] = the place  \
+     of each copy, -1 when it has no expert; copies, tokens i32 [T*k] = for each place the number t*k+j of the copy    \
+     there and its token t, then -1 up to the end */                                                                   \
+  X(order_copies,                                                                                                      \
+    (const Tensor& counts, const Tensor& slots, const Tensor& copies, const Tensor& tokens, const Tensor& experts))    \
+  /* y [T,D] (+)= sum over j of the rows slots[t,j] of x [R,D] (none when negative), in the order of j */              \
+  X(sum_copies, (const Tensor& y, const Tensor& x, const Tensor& slots, bool accumulate))                              \
+  /* y [R,D] = x [R,D], row r times scales f32 [R]; y may be x */                                                      \
+  X(scale_rows, (const Tensor& y, const Tensor& x, const Tensor& scales))                                              \
+  /* out f32 [R] = the inner products of the rows of a and b [R,D] */                                                  \
+  X(row_products, (const Tensor& out, const Tensor& a, const Tensor& b))                                               \
   /* out f64 [1] (+)= sum of squares of x (f32 or bf16), in f64 */                                                     \
   X(sum_squares, (const Tensor& out, const Tensor& x, bool accumulate))                                                \
   /* out f64 [1] (+)= sum of x f32, in f64 */                                                                          \

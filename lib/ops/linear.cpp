@@ -42,16 +42,32 @@ Tensor joined(std::span<const Projection> ps, Member member) {
   return Tensor::wrap(first.raw(), {rows, first.size(1)}, first.dtype(), first.device());
 }
 
-void forward_each(const Tensor& y, const Tensor& x, std::span<const Projection> ps) {
+// For a single row there is a faster kernel, which rounds otherwise.
+auto product_kernel(const Tensor& x, bool alike) {
+  const Kernels& k = kernels(x.device());
+  return x.rows() == 1 && !alike ? k.matmul_row : k.matmul;
+}
+
+void project_each(const Tensor& y, const Tensor& x, std::span<const Projection> ps, bool alike) {
   int64_t column = 0;
   for (const Projection& p : ps) {
     const Tensor* bias = p.bias != nullptr && p.adds_bias ? &p.bias->value : nullptr;
-    product(y.columns(column, outs(p)), x, p.weight->value, {.transpose_b = !p.in_out, .bias = bias});
+    product_kernel(x, alike)(y.columns(column, outs(p)), x, p.weight->value, {.transpose_b = !p.in_out, .bias = bias});
     column += outs(p);
   }
 }
 
-void input_gradient(const Kernels& k, const Slot& to, const Tensor& dy, std::span<const Projection> ps) {
+}  // namespace
+
+void project(const Tensor& y, const Tensor& x, std::span<const Projection> ps, bool alike) {
+  if (Tensor w = joined(ps, &Param::value); ps.size() > 1 && w.defined())
+    product_kernel(x, alike)(y, x, w, {.transpose_b = true});
+  else
+    project_each(y, x, ps, alike);
+}
+
+void project_gradient(const Slot& to, const Tensor& dy, std::span<const Projection> ps) {
+  const Kernels& k = kernels(dy.device());
   if (Tensor w = joined(ps, &Param::value); w.defined() && !ps[0].in_out) {
     k.matmul(to.grad, dy, w, {.accumulate = to.accumulate});
     return;
@@ -66,7 +82,8 @@ void input_gradient(const Kernels& k, const Slot& to, const Tensor& dy, std::spa
   }
 }
 
-void weight_gradients(const Kernels& k, const Tensor& x, const Tensor& dy, std::span<const Projection> ps) {
+void weight_gradients(const Tensor& x, const Tensor& dy, std::span<const Projection> ps) {
+  const Kernels& k = kernels(dy.device());
   bool same = std::ranges::all_of(
       ps, [&](const Projection& p) { return p.weight->requires_grad && p.weight->has_grad == ps[0].weight->has_grad; });
   if (Tensor dw = joined(ps, &Param::grad); same && ps.size() > 1 && dw.defined()) {
@@ -88,15 +105,11 @@ void weight_gradients(const Kernels& k, const Tensor& x, const Tensor& dy, std::
   }
 }
 
-}  // namespace
-
 void product(const Tensor& y, const Tensor& x, const Tensor& w, const MatmulArgs& args) {
-  const Kernels& k = kernels(x.device());
-  (x.rows() == 1 ? k.matmul_row : k.matmul)(y, x, w, args);
+  product_kernel(x, false)(y, x, w, args);
 }
 
 Var linear(const Var& x, std::span<const Projection> projections) {
-  const Kernels& k = kernels(x.value.device());
   int64_t width = 0;
   bool trains_weight = false;
   bool trains = false;
@@ -108,24 +121,20 @@ Var linear(const Var& x, std::span<const Projection> projections) {
     trains |= p.weight->requires_grad || (p.bias != nullptr && p.bias->requires_grad);
   }
   Tensor y = Tensor::empty({x.value.rows(), width}, x.value.dtype(), x.tape->allocator());
-  if (Tensor w = joined(projections, &Param::value); projections.size() > 1 && w.defined())
-    product(y, x.value, w, {.transpose_b = true});
-  else
-    forward_each(y, x.value, projections);
+  project(y, x.value, projections);
 
   if (!x.tape->keeps({&x, 1}, trains)) return {std::move(y), -1, x.tape, {}};
   std::vector<Tensor> saved;
   if (trains_weight && !x.remake) saved.push_back(x.value);
   auto remake = trains_weight ? x.remake : nullptr;
   std::vector<Projection> ps(projections.begin(), projections.end());
-  return x.tape->record(
-      "linear", std::move(y), {x}, trains, std::move(saved),
-      [ps = std::move(ps), remake, trains, trains_weight, &k](Gradients& g) {
-        if (g.needed(0)) input_gradient(k, g.slot(0), g.dy(), ps);
-        if (!trains) return;
-        Tensor x = trains_weight && !remake ? g.saved(0) : Tensor{};
-        g.wgrad([ps, remake, x, dy = g.dy(), &k] { weight_gradients(k, remake ? remake() : x, dy, ps); });
-      });
+  return x.tape->record("linear", std::move(y), {x}, trains, std::move(saved),
+                        [ps = std::move(ps), remake, trains, trains_weight](Gradients& g) {
+                          if (g.needed(0)) project_gradient(g.slot(0), g.dy(), ps);
+                          if (!trains) return;
+                          Tensor x = trains_weight && !remake ? g.saved(0) : Tensor{};
+                          g.wgrad([ps, remake, x, dy = g.dy()] { weight_gradients(remake ? remake() : x, dy, ps); });
+                        });
 }
 
 }  // namespace automodel::ops

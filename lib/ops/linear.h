@@ -25,6 +25,12 @@ inline autograd::Var linear(const autograd::Var& x, const Projection& projection
   return linear(x, std::span(&projection, 1));
 }
 
+// The parts of linear(), for ops that contain products. y [T, sum of the outs]; dx (+)= dy W; the gradients of the
+// weights and biases that want one. `alike`: a row is rounded in the same way however many there are.
+void project(const Tensor& y, const Tensor& x, std::span<const Projection> projections, bool alike = false);
+void project_gradient(const autograd::Slot& dx, const Tensor& dy, std::span<const Projection> projections);
+void weight_gradients(const Tensor& x, const Tensor& dy, std::span<const Projection> projections);
+
 // y = x w, or x w^T with transpose_b, plus a bias; no gradient. A single row goes at the speed of reading w.
 void product(const Tensor& y, const Tensor& x, const Tensor& w, const MatmulArgs& args);
 

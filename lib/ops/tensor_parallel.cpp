@@ -1,5 +1,6 @@
 #include "ops/tensor_parallel.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace automodel::ops {
@@ -35,6 +36,16 @@ Tensor summed_part(Tensor all, Communicator& ranks, Allocator& allocator) {
   }
   Tensor part = Tensor::empty({each, all.cols()}, all.dtype(), allocator);
   ranks.reduce_scatter(buffer_of(part), buffer_of(from), comm::Reduce::kSum);
+  return part;
+}
+
+// The rank's rows of what all ranks have.
+Tensor own_part(const Tensor& all, Communicator& ranks, Allocator& allocator) {
+  int64_t each = part_of(all.rows(), ranks), begin = std::min(each * ranks.rank(), all.rows());
+  int64_t here = std::min(each, all.rows() - begin);
+  Tensor part = Tensor::empty({each, all.cols()}, all.dtype(), allocator);
+  copy(part.narrow(0, here), all.narrow(begin, here));
+  zero(part.narrow(here, each - here));
   return part;
 }
 
@@ -75,6 +86,23 @@ Var sum_to_rows(const Var& x, Communicator& ranks) {
   int64_t rows = x.value.rows();
   return x.tape->record("sum_to_rows", summed_part(x.value, ranks, x.tape->allocator()), {x}, false, {},
                         [rows, &ranks](Gradients& g) { g.pass(0, gathered(g.dy(), rows, ranks, g.allocator())); });
+}
+
+Var part_of_rows(const Var& x, Communicator& ranks) {
+  if (ranks.size() == 1) return x;
+  int64_t rows = x.value.rows();
+  Allocator* allocator = &x.tape->allocator();
+  Var out = x.tape->record("part_of_rows", own_part(x.value, ranks, *allocator), {x}, false, {},
+                           [rows, &ranks](Gradients& g) { g.pass(0, gathered(g.dy(), rows, ranks, g.allocator())); });
+  if (out.id >= 0)
+    out.remake = [all = autograd::Kept(x), &ranks, allocator] { return own_part(all.get(), ranks, *allocator); };
+  return out;
+}
+
+Var join_rows(const Var& x, int64_t rows, Communicator& ranks) {
+  if (ranks.size() == 1) return x;
+  return x.tape->record("join_rows", gathered(x.value, rows, ranks, x.tape->allocator()), {x}, false, {},
+                        [&ranks](Gradients& g) { g.pass(0, own_part(g.dy(), ranks, g.allocator())); });
 }
 
 }  // namespace automodel::ops

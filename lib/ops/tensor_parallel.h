@@ -22,4 +22,9 @@ autograd::Var gather_rows(const autograd::Var& x, int64_t rows, comm::Communicat
 // The sum of the ranks' x [rows, D], in parts [ceil(rows / n), D] with rows of zeros at the end.
 autograd::Var sum_to_rows(const autograd::Var& x, comm::Communicator& ranks);
 
+// The rank's rows of x, which all ranks have: [ceil(rows / n), D], with rows of zeros at the end; and the first `rows`
+// of the rows that the ranks have in parts, for all of them to compute the same with.
+autograd::Var part_of_rows(const autograd::Var& x, comm::Communicator& ranks);
+autograd::Var join_rows(const autograd::Var& x, int64_t rows, comm::Communicator& ranks);
+
 }  // namespace automodel::ops

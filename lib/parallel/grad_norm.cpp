@@ -20,24 +20,27 @@ void add_squares(const Tensor& total, const Unit& unit, const std::function<bool
 
 }  // namespace
 
-float gradient_norm(const std::vector<std::unique_ptr<Unit>>& units,
-                    const std::function<bool(const nn::Param&)>& counts, std::span<comm::Communicator* const> others,
-                    Allocator& allocator) {
+float gradient_norm(const std::vector<std::unique_ptr<Unit>>& units, const NormRanks& ranks, Allocator& allocator) {
   std::vector<const DataRanks*> kinds;  // units of a kind have their shards on the same ranks
   for (const auto& unit : units)
     if (std::ranges::find(kinds, &unit->ranks()) == kinds.end()) kinds.push_back(&unit->ranks());
+  auto add_over = [](const Tensor& number, comm::Communicator* over) {
+    if (over != nullptr && over->size() > 1) over->all_reduce({number.raw(), 1, DType::kF64}, comm::Reduce::kSum);
+  };
   Tensor all = Tensor::zeros({static_cast<int64_t>(kinds.size()) + 1}, DType::kF64, allocator, MemoryClass::kWorkspace);
   Tensor sum = all.narrow(0, 1);
   for (size_t i = 0; i < kinds.size(); ++i) {
     Tensor total = kinds.size() == 1 ? sum : all.narrow(static_cast<int64_t>(i) + 1, 1);
     for (const auto& unit : units)
-      if (&unit->ranks() == kinds[i]) add_squares(total, *unit, counts);
-    for (comm::Communicator* ranks : {&kinds[i]->shard(), kinds[i]->others()})
-      if (ranks != nullptr && ranks->size() > 1) ranks->all_reduce({total.raw(), 1, DType::kF64}, comm::Reduce::kSum);
-    if (kinds.size() > 1 && !allocator.device().is_meta()) *sum.data<double>() += *total.data<double>();
+      if (&unit->ranks() == kinds[i]) add_squares(total, *unit, ranks.counts);
+    add_over(total, &kinds[i]->shard());
+    add_over(total, kinds[i]->others());
+    // All tensor-parallel ranks know the sum over the experts by now.
+    bool known = kinds[i]->others() != nullptr && ranks.tp != nullptr && ranks.tp->rank() > 0;
+    if (kinds.size() > 1 && !known && !allocator.device().is_meta()) *sum.data<double>() += *total.data<double>();
   }
-  for (comm::Communicator* ranks : others)
-    if (ranks != nullptr && ranks->size() > 1) ranks->all_reduce({sum.raw(), 1, DType::kF64}, comm::Reduce::kSum);
+  add_over(sum, ranks.tp);
+  add_over(sum, ranks.pp);
   if (allocator.device().is_meta()) return 0;
   return static_cast<float>(std::sqrt(*sum.data<double>()));
 }

@@ -76,9 +76,9 @@ double relative_distance(const float* a, const float* b, size_t n) {
 }  // namespace
 
 TEST_CASE("every family computes the logits, loss and gradients of transformers") {
-  for (const char* name :
-       {"llama", "llama_rope_linear", "llama_rope_llama3", "llama_bias", "llama_sharded", "llama_packed", "mistral",
-        "mistral_window", "qwen2", "qwen2_tied", "qwen3", "gpt2", "gpt2_untied"}) {
+  for (const char* name : {"llama", "llama_rope_linear", "llama_rope_llama3", "llama_bias", "llama_sharded",
+                           "llama_packed", "mistral", "mistral_window", "qwen2", "qwen2_tied", "qwen3", "mixtral",
+                           "mixtral_balance", "qwen3_moe", "qwen3_moe_balance", "gpt2", "gpt2_untied"}) {
     CAPTURE(name);
     std::string folder = std::string(AUTOMODEL_SOURCE_DIR) + "/tests/golden/" + name;
     Expected expected(folder);
@@ -119,7 +119,15 @@ TEST_CASE("every family computes the logits, loss and gradients of transformers"
 }
 
 TEST_CASE("five AdamW steps follow PyTorch") {
-  std::string folder = std::string(AUTOMODEL_SOURCE_DIR) + "/tests/golden/llama";
+  std::string name;
+  SUBCASE("llama") {
+    name = "llama";
+  }
+  SUBCASE("mixtral") {
+    name = "mixtral";
+  }
+  CAPTURE(name);
+  std::string folder = std::string(AUTOMODEL_SOURCE_DIR) + "/tests/golden/" + name;
   Expected expected(folder);
   engine::EngineOptions options;
   options.adam = {.decoupled = true, .lr = 0.01, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};

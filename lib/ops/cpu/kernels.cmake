@@ -18,6 +18,7 @@ set(CPU_KERNEL_SOURCES
   layer_norm.cpp
   matmul.cpp
   matmul_row.cpp
+  moe.cpp
   reduce.cpp
   rms_norm.cpp
   rope.cpp

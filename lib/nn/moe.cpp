@@ -71,7 +71,7 @@ Var MoeMlp::forward(const Var& x, const Tokens& tokens) {
     ExpertWeights& w = experts_[static_cast<size_t>(e)];
     experts.push_back({{w.gate.projection(tokens), w.up.projection(tokens)}, w.down.projection(tokens)});
   }
-  Var y = ops::experts(rows, routing, experts, spec_.activation, ranks.ep);
+  Var y = ops::experts(rows, routing, experts, {spec_.activation, ranks.ep, tokens.cache == nullptr});
   return cuts ? ops::join_rows(y, tokens.count(), *ranks.tp) : y;
 }
 

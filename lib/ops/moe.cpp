@@ -49,10 +49,10 @@ Tensor balance_gradient(Routing& routing, const Tensor& probs, const Router& rou
 
 // What the passes over the experts share.
 struct Work {
-  Work(const Routing& routing, std::span<const Expert> own, Activation act, comm::Communicator* ranks, Allocator& a)
-      : trip(routing.counts, routing.slots.numel(), ranks, a),
+  Work(const Routing& routing, std::span<const Expert> own, const ExpertsArgs& args, Allocator& a)
+      : trip(routing.counts, routing.slots.numel(), args.ranks, a),
         own(own.begin(), own.end()),
-        act(act),
+        act(args.activation),
         allocator(a),
         slots(routing.slots),
         tokens(routing.tokens.narrow(0, trip.home_rows())),
@@ -172,33 +172,30 @@ Routing route(const Var& x, const Router& router, const RoutedRows& rows, const 
   return out;
 }
 
-Var experts(const Var& x, const Routing& routing, std::span<const Expert> own, Activation act,
-            comm::Communicator* ranks) {
-  int64_t sharing = ranks == nullptr ? 1 : ranks->size();
+Var experts(const Var& x, const Routing& routing, std::span<const Expert> own, const ExpertsArgs& args) {
+  int64_t sharing = args.ranks == nullptr ? 1 : args.ranks->size();
   AM_CHECK(static_cast<int64_t>(own.size()) * sharing == routing.counts.numel(), Fault::kBug,
            "{} experts are not {} for each of {} ranks", routing.counts.numel(), own.size(), sharing);
   const Kernels& k = kernels(x.value.device());
   Allocator& allocator = x.tape->allocator();
-  auto work = std::make_shared<Work>(routing, own, act, ranks, allocator);
+  auto work = std::make_shared<Work>(routing, own, args, allocator);
   const Tensor& down = own[0].down.weight->value;
   int64_t copies = work->trip.here_rows(), width = x.value.cols(), inner_width = down.size(1);
   AM_CHECK(down.size(0) == width, Fault::kShape, "experts: the input is {} wide, the weight of the result has shape {}",
            width, down.shape().str());
-  // A lone token is generated, at the speed of reading the weights.
-  bool alike = x.value.rows() != 1;
 
   Tensor in = work->spread(x.value);
   Tensor scales = work->trip.to_experts(picked(column(routing.weights.value), work->copies, allocator));
   Tensor gate_up = Tensor::empty({copies, 2 * inner_width}, x.value.dtype(), allocator);
   work->each([&](const Expert& e, int64_t at, int64_t rows) {
-    project(gate_up.narrow(at, rows), in.narrow(at, rows), e.gate_up, alike);
+    project(gate_up.narrow(at, rows), in.narrow(at, rows), e.gate_up, args.alike);
   });
   if (work->trip.alone()) in = {};
   Tensor inner = work->inner(gate_up);
   k.scale_rows(inner, inner, scales);
   Tensor out = Tensor::empty({copies, width}, x.value.dtype(), allocator);
   work->each([&](const Expert& e, int64_t at, int64_t rows) {
-    project(out.narrow(at, rows), inner.narrow(at, rows), {&e.down, 1}, alike);
+    project(out.narrow(at, rows), inner.narrow(at, rows), {&e.down, 1}, args.alike);
   });
   inner = {};
   Tensor y = Tensor::empty(x.value.shape(), x.value.dtype(), allocator);

@@ -56,11 +56,19 @@ struct Expert {
   Projection down;
 };
 
+struct ExpertsArgs {
+  Activation activation = Activation::kSilu;
+  comm::Communicator* ranks = nullptr;  // that share the experts; null: this one alone
+  // A row is rounded in the same way however many there are, so that ranks that share experts give the bits of one that
+  // has all. False: single rows go at the speed of reading the weights.
+  bool alike = true;
+};
+
 // [T, D] -> [T, D]: the sum over the choices of a token, in their order, of weight times expert. `own`: the experts of
-// this rank of `ranks` (null: alone), [e n/E, (e+1) n/E) on rank e; the others' weights are not touched. Experts that
-// nobody chose get no gradient (autograd::Param::begin_grad). Collective over `ranks`, in the forward and the backward,
-// whether or not a rank has tokens; never in the work of the weights' gradients.
-autograd::Var experts(const autograd::Var& x, const Routing& routing, std::span<const Expert> own, Activation act,
-                      comm::Communicator* ranks);
+// this rank, [e n/E, (e+1) n/E) on rank e of E; the others' weights are not touched. Experts that nobody chose get no
+// gradient (autograd::Param::begin_grad). Collective over args.ranks, in the forward and the backward, whether or not a
+// rank has tokens; never in the work of the weights' gradients.
+autograd::Var experts(const autograd::Var& x, const Routing& routing, std::span<const Expert> own,
+                      const ExpertsArgs& args);
 
 }  // namespace automodel::ops

@@ -101,7 +101,8 @@ void Engine::make_units() {
         params.erase(routed, params.end());
       }
       layers_[static_cast<size_t>(i)].push_back(add(std::move(params)));
-      if (!experts.empty()) layers_[static_cast<size_t>(i)].push_back(add_to(*expert_ranks_, *apart_, std::move(experts)));
+      if (!experts.empty())
+        layers_[static_cast<size_t>(i)].push_back(add_to(*expert_ranks_, *apart_, std::move(experts)));
     }
 }
 

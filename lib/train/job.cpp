@@ -170,6 +170,8 @@ engine::EngineOptions engine_options(const Job& job) {
   if (job.setup && job.setup->pipeline_config)
     options.pipeline = make_pipeline(*job.setup->pipeline_config, *job.source.model, job.setup->mesh_context.pp_size(),
                                      local_batch(job));
+  if (job.setup && job.setup->moe_parallel_config && !options.reshard_after_forward)
+    options.reshard_after_forward = job.setup->moe_parallel_config->reshard_after_forward;
   options.max_grad_norm = config.clip_grad_norm.max_norm;
   options.dropout_seed = static_cast<uint64_t>(config.base_seed());
   options.adam = optim::resolve(config.optimizer);

@@ -24,7 +24,13 @@ const char* const kQwen3 = R"({"model_type": "qwen3", "vocab_size": 59, "hidden_
   "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 6, "attention_bias": true,
   "tie_word_embeddings": false, "max_position_embeddings": 64, "initializer_range": 0.2})";
 
-const std::map<std::string, const char*> kModels{{"llama", kLlama}, {"gpt2", kGpt2}, {"qwen3", kQwen3}};
+// Eight experts a layer, of which each token takes two.
+const char* const kMixtral = R"({"model_type": "mixtral", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 40,
+  "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "num_local_experts": 8,
+  "num_experts_per_tok": 2, "max_position_embeddings": 64, "initializer_range": 0.2})";
+
+const std::map<std::string, const char*> kModels{
+    {"llama", kLlama}, {"gpt2", kGpt2}, {"qwen3", kQwen3}, {"mixtral", kMixtral}};
 
 MeshJob job_of(const char* config, const MeshSizes& mesh) {
   MeshJob job;
@@ -170,4 +176,27 @@ TEST_CASE("checkpointed activations, repetition and waiting for reductions chang
       job.options.prefetch = job.options.prefetch_backward = 0;
       test::check_identical(test::run_job(job), base);
     }
+}
+
+TEST_CASE("expert-parallel ranks train as one rank does") {
+  MeshJob alone = job_of(kMixtral, {});
+  MeshTrace one = test::run_job(alone);
+  for (const MeshSizes& mesh : {MeshSizes{.dp_shard = 2, .ep = 2},
+                                {.dp_shard = 4, .ep = 2},
+                                {.dp_shard = 8, .ep = 8},
+                                {.dp_replicate = 2, .dp_shard = 2, .ep = 4},
+                                {.cp = 2, .ep = 2},
+                                {.tp = 2, .ep = 2},
+                                {.dp_shard = 2, .tp = 2, .ep = 4, .sequence_parallel = true},
+                                {.pp = 2, .dp_shard = 2, .ep = 2},
+                                {.pp = 2, .dp_shard = 2, .cp = 2, .tp = 2, .ep = 4, .sequence_parallel = true}}) {
+    CAPTURE(mesh.text());
+    MeshJob job = alone;
+    job.mesh = mesh;
+    job.schedule = "InterleavedZeroBubble";
+    test::check_close(test::run_job(job), one);
+    if (mesh.pp > 1) continue;
+    job.options.unit.shard = false;
+    test::check_close(test::run_job(job), one);
+  }
 }

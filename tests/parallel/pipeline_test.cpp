@@ -167,7 +167,7 @@ TEST_CASE("a stage that throws ends all ranks with its error") {
         message = error.what();
       }
       CHECK(message == "the work " + to_string(fails) + " went wrong");
-      CHECK(ended >= 2);  // ranks that wait for nothing from it may be done
+      CHECK(ended >= 1);  // ranks that wait for nothing from it may be done
     }
   }
 }

@@ -112,6 +112,13 @@ class RankJob {
     if (job.mesh.tp > 1) groups.model.tp = &groups_.along({"tp"});
     if (job.mesh.cp > 1) groups.model.cp = &groups_.along({"cp"});
     if (job.mesh.pp > 1) groups.pp = &groups_.along({"pp"});
+    if (job.mesh.ep > 1) {
+      int stage = job.mesh.size() / job.mesh.pp;
+      experts_.emplace(comm::DeviceMesh({{"pp", job.mesh.pp}, {"ep_shard", stage / job.mesh.ep}, {"ep", job.mesh.ep}}),
+                       world.global());
+      groups.model.ep = &experts_->along({"ep"});
+      groups.experts = &experts_->along({"ep_shard"});
+    }
     groups.model.context_method = job.context_method;
     groups.model.sequence_parallel = job.mesh.sequence_parallel;
     engine::EngineOptions options = job.options;
@@ -153,6 +160,7 @@ class RankJob {
   const MeshJob& job_;
   comm::World& world_;
   comm::MeshGroups groups_;
+  std::optional<comm::MeshGroups> experts_;
   std::unique_ptr<Allocator> allocator_;
   std::unique_ptr<models::CausalLM> model_;
   std::optional<engine::Engine> engine_;

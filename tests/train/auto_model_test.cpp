@@ -273,7 +273,7 @@ TEST_CASE("A loader that is not built yet says what is") {
   CHECK(has(said, kLlama));
   CHECK(has(said,
             "AutoModelForSequenceClassification is not supported yet; supported is AutoModelForCausalLM, for gpt2, "
-            "llama, mistral, qwen2, qwen3"));
+            "llama, mistral, mixtral, qwen2, qwen3, qwen3_moe"));
   CHECK(
       has(message_of([&] { AutoModelForImageTextToText::from_config(kLlama, world); }), "AutoModelForImageTextToText"));
   CHECK(has(message_of([&] { AutoModelForTokenClassification::from_config(small_config(), world); }),

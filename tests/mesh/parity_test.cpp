@@ -2,9 +2,11 @@
 // labels, samples without labels and clipping that acts.
 #include <doctest/doctest.h>
 
-#include <map>
+#include <string>
+#include <vector>
 
 #include "support/mesh_job.h"
+#include "support/tiny_models.h"
 
 using namespace automodel;
 using test::MeshJob;
@@ -13,26 +15,10 @@ using test::MeshTrace;
 
 namespace {
 
-// Grouped heads, tied head, a vocabulary that does not divide.
-const char* const kLlama = R"({"model_type": "llama", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 40,
-  "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "tie_word_embeddings": true,
-  "max_position_embeddings": 64, "initializer_range": 0.2})";
-const char* const kGpt2 = R"({"model_type": "gpt2", "vocab_size": 53, "n_embd": 32, "n_layer": 4, "n_head": 8,
-  "n_positions": 32, "initializer_range": 0.2, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0})";
-// Normed heads of a width of their own, biases, a head that is not tied.
-const char* const kQwen3 = R"({"model_type": "qwen3", "vocab_size": 59, "hidden_size": 24, "intermediate_size": 36,
-  "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 6, "attention_bias": true,
-  "tie_word_embeddings": false, "max_position_embeddings": 64, "initializer_range": 0.2})";
+const auto kModels = test::tiny_models();
+const std::string kQwen3 = test::kTinyQwen3, kMixtral = test::kTinyMixtral;
 
-// Eight experts a layer, of which each token takes two.
-const char* const kMixtral = R"({"model_type": "mixtral", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 40,
-  "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "num_local_experts": 8,
-  "num_experts_per_tok": 2, "max_position_embeddings": 64, "initializer_range": 0.2})";
-
-const std::map<std::string, const char*> kModels{
-    {"llama", kLlama}, {"gpt2", kGpt2}, {"qwen3", kQwen3}, {"mixtral", kMixtral}};
-
-MeshJob job_of(const char* config, const MeshSizes& mesh) {
+MeshJob job_of(const std::string& config, const MeshSizes& mesh) {
   MeshJob job;
   job.config = config;
   job.mesh = mesh;
@@ -141,10 +127,10 @@ TEST_CASE("meshes of several axes train as one rank does") {
 TEST_CASE("dropout falls on the same elements on every mesh") {
   std::string gpt2 = R"({"model_type": "gpt2", "vocab_size": 53, "n_embd": 32, "n_layer": 4, "n_head": 8,
     "n_positions": 32, "initializer_range": 0.2, "resid_pdrop": 0.1, "embd_pdrop": 0.2, "attn_pdrop": 0.3})";
-  MeshJob alone = job_of(gpt2.c_str(), {});
+  MeshJob alone = job_of(gpt2, {});
   alone.options.dropout_seed = 3;
   MeshTrace one = test::run_job(alone);
-  MeshTrace without = test::run_job(job_of(gpt2.c_str(), {}));
+  MeshTrace without = test::run_job(job_of(gpt2, {}));
   CHECK(one.losses[0] != without.losses[0]);
   for (const MeshSizes& mesh : {MeshSizes{.tp = 2},
                                 {.tp = 4, .sequence_parallel = true},

@@ -43,6 +43,7 @@ struct MeshTrace {
   std::vector<float> norms;
   std::map<std::string, std::vector<float>> gradients;  // of the first step, before clipping
   std::map<std::string, std::vector<float>> weights;    // after the last one
+  std::vector<MemoryStats> memory;                      // of each rank, in the last step
 };
 
 // Each rank is a thread (run_mesh).
@@ -63,7 +64,12 @@ int64_t label_count(const MeshJob& job, int step, int64_t vocab);
 engine::EngineOptions exact_options();
 
 // ARCHITECTURE law 2: first loss 1e-6, gradients 1e-5 of each tensor's norm, norm 1e-5, later losses 1e-5.
-void check_close(const MeshTrace& a, const MeshTrace& b);
+// The relative errors, the largest of each kind.
+struct Closeness {
+  double first_loss = 0, gradient = 0, norm = 0, loss = 0;
+  void join(const Closeness& other);
+};
+Closeness check_close(const MeshTrace& a, const MeshTrace& b);
 void check_identical(const MeshTrace& a, const MeshTrace& b);
 
 }  // namespace automodel::test

@@ -106,6 +106,8 @@ class Engine {
   // For generation: what is kept of a text of up to `positions` tokens, in memory of this engine's allocator.
   nn::KvCache make_cache(int64_t positions) const { return nn::KvCache(model_.layers(), positions); }
 
+  // The unit of the weights outside of the layers; null: a pipeline rank that has none.
+  const parallel::Unit* root() const { return root_; }
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
   // Sentences for the log: patterns that match nothing.
@@ -137,7 +139,6 @@ class Engine {
   void place_stages();
   void make_units();
   bool speaks_for(const nn::Param& param) const;
-  parallel::Unit* root() { return root_; }
   const std::vector<parallel::Unit*>& layer(int i) const { return layers_[static_cast<size_t>(i)]; }
   bool embeds(int stage) const { return stage == 0; }
   bool heads(int stage) const { return stage + 1 == static_cast<int>(stages_.size()); }

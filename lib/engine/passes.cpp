@@ -116,9 +116,9 @@ Var Engine::train_layer(int i, const Var& x, Pass& pass) {
 Var Engine::forward(const Var& input, int stage, Pass& pass) {
   const parallel::LayerRange& range = stages_[static_cast<size_t>(stage)];
   bool trains = pass.tape->recording();
-  if (root() != nullptr) root()->gather();
+  if (root_ != nullptr) root_->gather();
   gather_ahead(range.begin - 1, 1);
-  if (trains && root() != nullptr) root()->begin_gradients();
+  if (trains && root_ != nullptr) root_->begin_gradients();
   Var x = embeds(stage) ? model_.embed(*pass.tape, pass.tokens) : input;
   for (int i = range.begin; i < range.end; ++i) {
     for (parallel::Unit* unit : layer(i)) unit->gather();
@@ -194,9 +194,9 @@ double Engine::train_batch(const nn::Tokens& batch, float grad_scale, bool reduc
   } else {
     run_schedule(call, batch);
   }
-  if (reduce && root() != nullptr) {
+  if (reduce && root_ != nullptr) {
     sum_tied_gradients();
-    begin_reduce(*root());
+    begin_reduce(*root_);
   }
   finish_reductions();
   return call.loss;

@@ -2,7 +2,7 @@
 
 namespace automodel::parallel {
 
-JobGroups::JobGroups(const distributed::MeshContext& mesh, comm::Communicator& world, bool sequence_parallel)
+JobGroups::JobGroups(const distributed::MeshContext& mesh, comm::Communicator& world, const SharingOptions& options)
     : world_(world) {
   if (!mesh.device_mesh()) {
     groups_.data = batch_ = &world;
@@ -19,7 +19,8 @@ JobGroups::JobGroups(const distributed::MeshContext& mesh, comm::Communicator& w
     groups_.model.ep = &experts_made_->along({"ep"});
     groups_.experts = &experts_made_->along({"ep_shard"});
   }
-  groups_.model.sequence_parallel = sequence_parallel && mesh.tp_size() > 1;
+  groups_.model.sequence_parallel = options.sequence_parallel && mesh.tp_size() > 1;
+  groups_.model.context_method = options.context_method;
 }
 
 bool sequence_parallel_of(const distributed::StrategyConfig& strategy) {

@@ -9,11 +9,16 @@
 
 namespace automodel::parallel {
 
+// How ranks work together beyond what the mesh says.
+struct SharingOptions {
+  bool sequence_parallel = false;  // of the strategy (fsdp2); it acts with several tp ranks only
+  ops::ContextMethod context_method = ops::ContextMethod::kAllGather;
+};
+
 class JobGroups {
  public:
   // `world`: all ranks of the job, this one being in the mesh, if there is one; it outlives this object. Collective.
-  // `sequence_parallel`: of the strategy (fsdp2); it acts with several tp ranks only.
-  JobGroups(const distributed::MeshContext& mesh, comm::Communicator& world, bool sequence_parallel);
+  JobGroups(const distributed::MeshContext& mesh, comm::Communicator& world, const SharingOptions& options = {});
 
   const Groups& all() const { return groups_; }
   comm::Communicator& world() const { return world_; }

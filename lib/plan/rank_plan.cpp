@@ -11,9 +11,10 @@ namespace {
 
 constexpr int64_t kMicrobatchesRun = 3;
 
-UnitPlan describe_unit(const parallel::Unit& unit, const parallel::UnitOptions& options) {
+UnitPlan describe_unit(const parallel::Unit& unit, const parallel::Unit* root, const parallel::UnitOptions& options) {
   UnitPlan out;
   for (const parallel::Segment& s : unit.layout().segments()) out.elements += s.numel;
+  out.of_layer = &unit != root;
   out.master_bytes = static_cast<int64_t>(unit.master().bytes());
   if (unit.compute_shard().defined()) out.compute_bytes = static_cast<int64_t>(unit.compute_shard().bytes());
   auto param = static_cast<int64_t>(size_of(options.param_dtype)),
@@ -34,11 +35,11 @@ class PlannedRank {
             request.rank, request.world_size, [this](const comm::CallRecord& call) { traffic_.add(call); },
             request.mesh == nullptr ? request.axis : "world")),
         groups_(request.mesh == nullptr ? distributed::MeshContext(request.world_size) : *request.mesh, *ranks_,
-                request.sequence_parallel),
+                request.sharing),
         engine_(*request.model, groups_.all(), *allocator_, request.options) {
     engine_.set_inspect([this](const auto& units) {
       units_.clear();
-      for (const auto& unit : units) units_.push_back(describe_unit(*unit, request_.options.unit));
+      for (const auto& unit : units) units_.push_back(describe_unit(*unit, engine_.root(), request_.options.unit));
     });
   }
 
@@ -162,6 +163,20 @@ bool RankKind::has(const distributed::MeshContext& mesh, int rank) const {
   return at("pp") == pp && tp.begin <= at("tp") && at("tp") < tp.end;
 }
 
+std::string RankKind::where() const {
+  std::string text = pp_size > 1 ? fmt::format("pp {}", pp) : "";
+  if (tp.size() == tp_size) return text;
+  return text + fmt::format("{}tp {}{}", pp_size > 1 ? ", " : "", tp.begin,
+                            tp.size() > 1 ? fmt::format("-{}", tp.end - 1) : "");
+}
+
+bool join(RankKind& kind, const RankKind& next) {
+  if (kind.pp != next.pp || kind.tp.end != next.tp.begin) return false;
+  kind.tp.end = next.tp.end;
+  kind.count += next.count;
+  return true;
+}
+
 std::vector<RankKind> kinds_of_ranks(const distributed::MeshContext& mesh, models::CausalLM& model) {
   int pp = mesh.pp_size(), tp = mesh.tp_size(), world = static_cast<int>(mesh.world_size());
   std::vector<Interval> alike;  // tensor-parallel ranks with the same shapes
@@ -182,10 +197,8 @@ std::vector<RankKind> kinds_of_ranks(const distributed::MeshContext& mesh, model
       kind.first = p * (world / pp) + static_cast<int>(same.begin);
       kind.count = world / pp / tp * static_cast<int>(same.size());
       if (mesh.device_mesh()) kind.first = mesh.device_mesh()->ranks()[static_cast<size_t>(kind.first)];
-      if (pp > 1) kind.where = fmt::format("pp {}", p);
-      if (alike.size() > 1)
-        kind.where += fmt::format("{}tp {}{}", pp > 1 ? ", " : "", same.begin,
-                                  same.size() > 1 ? fmt::format("-{}", same.end - 1) : "");
+      kind.tp_size = tp;
+      kind.pp_size = pp;
       kinds.push_back(std::move(kind));
     }
   return kinds;

@@ -34,7 +34,7 @@ struct RankRequest {
   int world_size = 1;
   // The job's mesh; null: data-parallel ranks alone, whose communicator is called `axis`.
   const distributed::MeshContext* mesh = nullptr;
-  bool sequence_parallel = false;
+  parallel::SharingOptions sharing;
   std::string axis = "world";
   BatchShape microbatch;
   int64_t accumulation = 1;             // microbatches of a step
@@ -45,6 +45,7 @@ struct RankRequest {
 
 // A unit of weights that are gathered, reduced and updated together. Bytes of this rank unless they say otherwise.
 struct UnitPlan {
+  bool of_layer = true;             // false: of what lies outside of the layers
   int64_t elements = 0;             // of its weights, on all ranks together, without padding
   int64_t master_bytes = 0;         // fp32
   int64_t compute_bytes = 0;        // the copy in param_dtype; 0 when that is fp32
@@ -72,15 +73,20 @@ RankPlan plan_rank(const RankRequest& request);
 struct RankKind {
   int first = 0;  // stands for all of them
   int count = 1;
-  std::string where;  // which ranks, by their coordinates: "pp 1, tp 0-2"; empty: all of the job
+  // Which ranks, by their coordinates: "pp 1, tp 0-2"; empty: all of the job.
+  std::string where() const;
   int pp = 0;
-  Interval tp{0, 1};
+  Interval tp{0, 1};  // of tp_size
+  int tp_size = 1;
+  int pp_size = 1;
 
   bool has(const distributed::MeshContext& mesh, int rank) const;
 };
 // The distinct kinds among the ranks of a job, ascending. Data- and context-parallel ranks do not differ: a unit's flat
 // buffer is padded so that all of them own as much of it, and they all work on microbatches of one shape. Pipeline
 // ranks have other layers; tensor-parallel ranks differ where a weight cannot be cut evenly. `model` is placed anew.
+// Adds the ranks of `next` to a kind that they follow on the tp axis; false: they do not.
+bool join(RankKind& kind, const RankKind& next);
 std::vector<RankKind> kinds_of_ranks(const distributed::MeshContext& mesh, models::CausalLM& model);
 
 }  // namespace automodel::plan

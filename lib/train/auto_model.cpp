@@ -99,8 +99,8 @@ ResolvedSetup resolve_setup(const LoadOptions& options) {
            "pass either distributed_setup or device_mesh, not both: the set-up has a mesh of its own");
   ResolvedSetup resolved;
   if (const auto* setup = options.distributed_setup) {
-    resolved = {setup->mesh_context, setup->strategy_config, setup->pipeline_config, setup->moe_parallel_config,
-                setup->activation_checkpointing};
+    resolved = {setup->mesh_context,        setup->strategy_config,          setup->pipeline_config,
+                setup->moe_parallel_config, setup->activation_checkpointing, options.context_method};
   } else if (options.device_mesh != nullptr) {
     resolved.mesh_context = distributed::MeshContext(*options.device_mesh);
   }
@@ -117,10 +117,12 @@ PlacedModel::PlacedModel(ModelSource source, comm::World& world, const ResolvedS
            distributed::precision_of(strategy, source_.storage));
   if (!setup.strategy_config) {
     alone_ = world.global().group(std::vector<int>{world.rank()}, "alone");
-    groups_ = std::make_unique<parallel::JobGroups>(distributed::MeshContext(1), *alone_, false);
+    groups_ = std::make_unique<parallel::JobGroups>(distributed::MeshContext(1), *alone_);
   } else {
-    groups_ = std::make_unique<parallel::JobGroups>(mesh_context_, world.global(),
-                                                    parallel::sequence_parallel_of(*setup.strategy_config));
+    groups_ = std::make_unique<parallel::JobGroups>(
+        mesh_context_, world.global(),
+        parallel::SharingOptions{.sequence_parallel = parallel::sequence_parallel_of(*setup.strategy_config),
+                                 .context_method = setup.context_method});
     if (setup.pipeline_config)
       placed.pipeline = make_pipeline(*setup.pipeline_config, *source_.model, mesh_context_.pp_size(),
                                       setup.pipeline_config->pp_batch_size);

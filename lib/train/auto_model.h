@@ -29,6 +29,8 @@ struct LoadOptions {
   const distributed::DistributedSetup* distributed_setup = nullptr;
   const comm::DeviceMesh* device_mesh = nullptr;
 
+  ops::ContextMethod context_method = ops::ContextMethod::kAllGather;  // with context parallelism
+
   std::optional<DType> torch_dtype = std::nullopt;    // of stored weights; nothing: the checkpoint's, bfloat16 if new
   config::Node config_changes = config::Node::map();  // fields of config.json to change
   std::string revision = "main";                      // of a hub id
@@ -46,6 +48,7 @@ struct ResolvedSetup {
   std::optional<distributed::PipelineConfig> pipeline_config;
   std::optional<distributed::MoEParallelizerConfig> moe_parallel_config;
   distributed::ActivationCheckpointing activation_checkpointing = distributed::ActivationCheckpointing::kNone;
+  ops::ContextMethod context_method = ops::ContextMethod::kAllGather;
 };
 // Error(kUsage): both are given. Error(kConfig): the mesh has an axis of an unknown name.
 ResolvedSetup resolve_setup(const LoadOptions& options);

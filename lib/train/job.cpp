@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "data/sampler.h"
 #include "models/capabilities.h"
@@ -113,6 +115,22 @@ Job read_job(const RecipeSource& source, int world_size, bool for_training, conf
   return job;
 }
 
+// The all-to-all gives every context-parallel rank some of the heads that a tensor-parallel rank has.
+void check_context_method(const Job& job, Mistakes& mistakes) {
+  if (!job.setup || job.config().context_parallel.method != ops::ContextMethod::kAllToAll) return;
+  const models::ModelInfo& info = job.source.model->info();
+  int64_t tp = job.setup->mesh_context.tp_size(), cp = job.setup->mesh_context.cp_size();
+  ops::HeadLayout layout{info.heads / tp, std::max<int64_t>(1, info.kv_heads / tp), info.head_dim};
+  if (ops::scatters_heads(layout, static_cast<int>(cp))) return;
+  const config::Node* section = job.recipe.node.find("context_parallel");
+  config::Problems problems(mistakes.report(), section ? *section : job.recipe.node, "context_parallel");
+  problems.add("method",
+               fmt::format("all_to_all cannot deal {} attention heads and {} key/value heads of a tensor-parallel rank "
+                           "to {} context-parallel ranks",
+                           layout.heads, layout.kv_heads, cp),
+               "write all_gather or ring, or a cp_size that divides the heads");
+}
+
 // Opens the model, if its section is right, and holds it against the sizes of the axes.
 void open_source(Job& job, ModelParts parts, Mistakes& mistakes) {
   const RecipeConfig& config = job.config();
@@ -124,6 +142,7 @@ void open_source(Job& job, ModelParts parts, Mistakes& mistakes) {
   const config::Node* section = job.recipe.node.find("distributed");
   config::Problems problems(mistakes.report(), section ? *section : job.recipe.node, "distributed");
   models::check_capabilities(job.source.model->info(), distributed::sizes_of(config.distributed), problems);
+  check_context_method(job, mistakes);
   if (job.setup && job.setup->pipeline_config && intact(mistakes.report(), {"distributed", "step_scheduler"}))
     mistakes.attempt(job.recipe.node, "distributed.pipeline", [&] { engine_options(job); });
 }
@@ -177,6 +196,10 @@ engine::EngineOptions engine_options(const Job& job) {
   options.adam = optim::resolve(config.optimizer);
   options.group_overrides = optim::param_group_overrides(config.optimizer);
   return options;
+}
+
+parallel::SharingOptions sharing_options(const Job& job) {
+  return {parallel::sequence_parallel_of(job.setup->strategy_config), job.config().context_parallel.method};
 }
 
 int64_t local_batch(const Job& job) {

@@ -13,6 +13,7 @@
 #include "data/tokenizer.h"
 #include "engine/engine.h"
 #include "optim/lr_schedule.h"
+#include "parallel/job_groups.h"
 #include "train/model_source.h"
 #include "train/recipe_config.h"
 #include "train/step_scheduler.h"
@@ -48,6 +49,9 @@ Job prepare(const RecipeSource& source, int world_size, bool for_training);
 Job prepare_from_config(const RecipeSource& source, int world_size, config::Report& report);
 
 engine::EngineOptions engine_options(const Job& job);
+
+// How the ranks of a training job share the work beyond its mesh.
+parallel::SharingOptions sharing_options(const Job& job);
 
 // Samples of one training batch of a rank.
 int64_t local_batch(const Job& job);

@@ -19,6 +19,16 @@ void warn_of_length(const Job& job, JobPlan& plan) {
         "rows of {} tokens are longer than the {} positions that the model was made for", length, info.max_positions));
 }
 
+// Neighbours that come out the same are one kind.
+void add_kind(std::vector<KindPlan>& kinds, KindPlan next) {
+  auto alike = [](const plan::RankPlan& a, const plan::RankPlan& b) {
+    return a.first.peak == b.first.peak && a.steady.peak == b.steady.peak && a.peak_total() == b.peak_total() &&
+           a.steady.current == b.steady.current && a.traffic == b.traffic;
+  };
+  if (kinds.empty() || !alike(kinds.back().plan, next.plan) || !plan::join(kinds.back().ranks, next.ranks))
+    kinds.push_back(std::move(next));
+}
+
 }  // namespace
 
 const KindPlan& JobPlan::largest() const {
@@ -38,7 +48,7 @@ JobPlan plan_job(const Job& job) {
   request.options = engine_options(job);
   request.world_size = job.world_size;
   request.mesh = &job.setup->mesh_context;
-  request.sequence_parallel = parallel::sequence_parallel_of(job.setup->strategy_config);
+  request.sharing = sharing_options(job);
   request.microbatch = shape;
   request.accumulation = plan.batch.accumulation;
   request.evaluations = validation_batches(job.config());
@@ -50,7 +60,7 @@ JobPlan plan_job(const Job& job) {
   };
   for (const plan::RankKind& kind : plan::kinds_of_ranks(job.setup->mesh_context, model)) {
     request.rank = kind.first;
-    plan.kinds.push_back({kind, plan::plan_rank(request)});
+    add_kind(plan.kinds, {kind, plan::plan_rank(request)});
   }
   for (const config::Problem& note : job.recipe.notes)
     plan.warnings.push_back(
@@ -78,11 +88,11 @@ std::string human_bytes(int64_t bytes) {
 }
 
 std::string ranks_text(const plan::RankKind& kind) {
-  if (kind.where.empty())
+  if (kind.where().empty())
     return kind.count == 1 ? fmt::format("rank {}", kind.first)
                            : fmt::format("each of ranks {}-{}", kind.first, kind.first + kind.count - 1);
-  return kind.count == 1 ? fmt::format("rank {} ({})", kind.first, kind.where)
-                         : fmt::format("each of the {} ranks with {}", kind.count, kind.where);
+  return kind.count == 1 ? fmt::format("rank {} ({})", kind.first, kind.where())
+                         : fmt::format("each of the {} ranks with {}", kind.count, kind.where());
 }
 
 }  // namespace automodel::train

@@ -95,7 +95,7 @@ Json kinds_json(const JobPlan& plan) {
   for (const KindPlan& kind : plan.kinds)
     out.push_back({{"first_rank", kind.ranks.first},
                    {"count", kind.ranks.count},
-                   {"where", kind.ranks.where},
+                   {"where", kind.ranks.where()},
                    {"memory", memory_json(kind.plan)},
                    {"traffic", traffic_json(kind.plan.traffic)}});
   return out;

@@ -28,12 +28,15 @@ parallel::Schedule schedule_of(const distributed::PipelineConfig& config, int ra
 }  // namespace
 
 std::string pipeline_lines(const distributed::PipelineConfig& config, int ranks) {
-  parallel::Schedule schedule;
   try {
-    schedule = schedule_of(config, ranks);
+    return pipeline_lines(schedule_of(config, ranks));
   } catch (const Error& error) {
     return fmt::format("no schedule: {}\n", error.what());
   }
+}
+
+std::string pipeline_lines(const parallel::Schedule& schedule) {
+  int ranks = schedule.size();
   parallel::Timeline timeline = parallel::play(schedule);
   int alive = *std::ranges::max_element(timeline.peak_alive);
   std::string out = fmt::format("{}: {} stages, {} microbatch{}, bubble {:.1f} %, at most {} alive on a rank\n",

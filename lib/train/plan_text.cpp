@@ -5,6 +5,7 @@
 #include <array>
 
 #include "distributed/mesh_picture.h"
+#include "train/plan_pipeline.h"
 #include "train/plan_recipe.h"
 
 namespace automodel::train {
@@ -129,22 +130,32 @@ std::string moved(const plan::TrafficRow& row, const plan::RankPlan& p) {
     return row.call.bytes == u.reduced_bytes ||
            (row.call.call == comm::Call::kAllReduce && row.call.bytes == u.reduced_shard_bytes);
   };
+  const std::string& axis = row.call.axis;
+  constexpr int64_t kNumbers = 16;  // bytes of counts, losses, norms, signals
+  if (row.call.bytes > kNumbers) {
+    if (axis == "tp") return "activations; gradients of what the ranks have in common";
+    if (axis == "tp_sharers") return "gradients of shared heads";
+    if (axis == "cp") return "keys and values; their gradients";
+    if (axis == "ep") return "tokens to experts and back";
+    if (axis == "pp") return "activations and their gradients";
+    if (axis == "pp_tied") return "gradient of the embedding that is also the head";
+  }
   const char* what = row.call.call == comm::Call::kAllGather ? "weights" : "gradients";
-  auto layer = std::find_if(p.units.begin() + 1, p.units.end(), is);
-  if (layer != p.units.end()) return fmt::format("{} of a layer", what);
-  if (is(p.units.front())) return fmt::format("{} outside of the layers", what);
-  return "counts, loss, norm, signals";
+  auto unit = std::ranges::find_if(p.units, is);
+  if (unit == p.units.end()) return "counts, loss, norm, signals";
+  return fmt::format("{} {}", what, unit->of_layer ? "of a layer" : "outside of the layers");
 }
 
 std::string traffic_table(const KindPlan& kind) {
   const plan::Traffic& traffic = kind.plan.traffic;
   if (traffic.sent_bytes() == 0) return "\none rank: nothing is sent\n";
+  std::string whose = kind.ranks.where().empty() ? "" : "of " + ranks_text(kind.ranks) + "\n";
   auto row = [](const std::string& name, const std::string& axis, const auto& ranks, const auto& count,
                 const std::vector<std::string>& bytes, const std::string& note) {
     return fmt::format("{:<18}{:<13}{:>7}{:>7}{:>11}{:>11}{:>11}{}{}\n", name, axis, ranks, count, bytes[0], bytes[1],
                        bytes[2], note.empty() ? "" : "   ", note);
   };
-  std::string text = "\n" + row("calls of a step", "axis", "ranks", "count", {"each", "in all", "sent"}, "");
+  std::string text = "\n" + whose + row("calls of a step", "axis", "ranks", "count", {"each", "in all", "sent"}, "");
   for (const plan::TrafficRow& r : traffic.rows())
     text += row(fmt::format("  {}", comm::name_of(r.call.call)), r.call.axis, r.call.size, r.count,
                 {human_bytes(r.call.bytes), human_bytes(r.bytes()), human_bytes(r.sent_bytes())}, moved(r, kind.plan));
@@ -167,6 +178,7 @@ std::string plan_text(const PlannedRecipe& p, int gpus_per_node) {
   text += "set-up      " + policy_lines(p.job);
   text += "batch       " + batch_lines(p.plan.batch);
   text += "run         " + run_line(p);
+  if (auto pipeline = engine_options(p.job).pipeline) text += "pipeline    " + pipeline_lines(pipeline->schedule);
   text += mesh_lines(p.job, gpus_per_node);
   for (const KindPlan& kind : p.plan.kinds) text += memory_table(kind, p.job);
   for (const KindPlan& kind : p.plan.kinds) text += traffic_table(kind);

@@ -159,6 +159,8 @@ void describe(config::Fields<RecipeConfig>& f) {
       .must([](Device device) { return device != Device::kCuda; },
             "must be auto or cpu: this program has no CUDA backend yet");
   f("launch", &R::launch, "How many ranks a run gets.").null_is_default();
+  f("context_parallel", &R::context_parallel, "How ranks that share a sequence exchange keys and values.")
+      .null_is_default();
   f("sample", &R::sample, "A text that the model continues when training is over.");
   f("packed_sequence", &R::packed_sequence, "Several samples in one row. Not supported yet.").null_is_default();
   describe_unsupported(f);

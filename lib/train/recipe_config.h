@@ -45,6 +45,7 @@ struct RecipeConfig {
   MfuConfig mfu;
   Device device = Device::kAuto;
   LaunchConfig launch;
+  ContextParallelConfig context_parallel;
   std::optional<SampleConfig> sample;
 
   // `seed`, else `rng.seed`, else 42.

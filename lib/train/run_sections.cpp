@@ -4,6 +4,16 @@
 
 #include <cmath>
 
+namespace automodel::ops {
+
+void describe(config::Names<ContextMethod>& n) {
+  n("all_gather", ContextMethod::kAllGather, "all keys and values at once")(
+      "ring", ContextMethod::kRing, "blocks travel while others are computed; least memory")(
+      "all_to_all", ContextMethod::kAllToAll, "each rank has whole sequences of some heads (Ulysses)");
+}
+
+}  // namespace automodel::ops
+
 namespace automodel::train {
 
 namespace {
@@ -79,6 +89,11 @@ void describe(config::Fields<LaunchConfig>& f) {
   f.doc("How many ranks a run gets when the command line does not say.");
   f("nproc_per_node", &LaunchConfig::nproc_per_node, "Ranks on each machine; --nproc-per-node wins over it.")
       .at_least(1);
+}
+
+void describe(config::Fields<ContextParallelConfig>& f) {
+  f.doc("How ranks that share a sequence exchange keys and values.");
+  f("method", &ContextParallelConfig::method, "One exchange a layer, blocks in a ring, or heads for sequences.");
 }
 
 void describe(config::Fields<SampleConfig>& f) {

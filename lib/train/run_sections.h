@@ -6,6 +6,11 @@
 #include <string>
 
 #include "config/schema.h"
+#include "ops/context_attention.h"
+
+namespace automodel::ops {
+void describe(config::Names<ContextMethod>&);
+}  // namespace automodel::ops
 
 namespace automodel::train {
 
@@ -53,6 +58,12 @@ struct LaunchConfig {
   std::optional<int64_t> nproc_per_node;
 };
 void describe(config::Fields<LaunchConfig>&);
+
+// `context_parallel:` how ranks that share a sequence (distributed.cp_size) exchange keys and values.
+struct ContextParallelConfig {
+  ops::ContextMethod method = ops::ContextMethod::kAllGather;
+};
+void describe(config::Fields<ContextParallelConfig>&);
 
 // `sample:` a text that the model continues when training is over.
 struct SampleConfig {

@@ -62,7 +62,7 @@ checkpoint::Ranks checkpoint_ranks(comm::Communicator& ranks) {
 Trainer::Trainer(Job& job, comm::World& world)
     : job_(job),
       world_(world),
-      groups_(job.setup->mesh_context, world.global(), parallel::sequence_parallel_of(job.setup->strategy_config)),
+      groups_(job.setup->mesh_context, world.global(), sharing_options(job)),
       allocator_(make_cpu_allocator()),
       engine_(*job.source.model, groups_.all(), *allocator_, engine_options(job)),
       loader_(job.dataset, loader_options(job, job.config().dataloader, world.rank(), true)) {

@@ -54,7 +54,7 @@ struct Case {
                o.activation_checkpointing, o.reshard_after_forward ? static_cast<int>(*o.reshard_after_forward) : -1,
                o.prefetch, o.prefetch_backward, o.defer_reduce) +
            (mesh ? fmt::format(" | tp {} cp {} pp {} {} sp {}", mesh->tp_size(), mesh->cp_size(), mesh->pp_size(),
-                               o.pipeline ? o.pipeline->schedule.name : "", request.sequence_parallel)
+                               o.pipeline ? o.pipeline->schedule.name : "", request.sharing.sequence_parallel)
                  : "");
   }
 };
@@ -115,7 +115,8 @@ void add_mesh(Case& c, Dice& dice) {
   sizes.tp_size = dice.between(1, 2) * dice.between(1, 2);
   sizes.pp_size = dice.between(1, 2);
   sizes.cp_size = dice.between(1, 2);
-  c.request.sequence_parallel = dice.coin() && sizes.tp_size > 1;
+  c.request.sharing.sequence_parallel = dice.coin() && sizes.tp_size > 1;
+  c.request.sharing.context_method = static_cast<ops::ContextMethod>(dice.between(0, 1));
   auto schedule = std::string(dice.coin() ? "1F1B" : "InterleavedZeroBubble");
   int stages = parallel::is_single_stage(schedule) ? 2 : 4;
   if (!models::violations(model->info(), sizes).empty() || (sizes.pp_size > 1 && model->layers() < stages)) return;
@@ -165,8 +166,7 @@ Seen train(const Case& c, comm::World& world) {
   world.observe([&](const comm::CallRecord& call) { traffic.add(call); });
   auto allocator = make_cpu_allocator();
   auto model = models::build(config::parse_json(c.config, "config.json"));
-  parallel::JobGroups groups(c.mesh ? *c.mesh : distributed::MeshContext(c.ranks), world.global(),
-                             c.request.sequence_parallel);
+  parallel::JobGroups groups(c.mesh ? *c.mesh : distributed::MeshContext(c.ranks), world.global(), c.request.sharing);
   engine::Engine engine(*model, groups.all(), *allocator, c.request.options);
   engine.initialise(1);
   for (int step = 0; step < kSteps; ++step) {

@@ -71,7 +71,7 @@ const char* const kMixtral = R"(  config: {model_type: mixtral, vocab_size: 256,
 
 struct Mesh {
   int ranks;
-  const char* options;  // of the distributed section: `name value; name value`
+  std::string options;  // of the distributed section: `name value; name value`
 };
 
 std::vector<json> records(const std::string& file) {

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -293,6 +294,8 @@ TEST_CASE("meshes that train alike bit for bit write the same checkpoint") {
   model.clear();
   same({{8, "tp_size 2"}, {8, "tp_size 2; dp_replicate_size 2"}});
   model.clear();
+  // The head is not tied: the gradients of a tied one meet on another rank, so in another order, in a V.
+  folder.recipe(kMixtral, "float32");
   same({{2, "pp_size 2; pipeline {pp_schedule: 1f1b, pp_microbatch_size: 1}"},
         {2, "pp_size 2; pipeline {pp_schedule: gpipe, pp_microbatch_size: 1}"},
         {2, "pp_size 2; pipeline {pp_schedule: InterleavedZeroBubble, pp_microbatch_size: 1}"},

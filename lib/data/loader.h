@@ -31,6 +31,9 @@ class Loader {
 
   int64_t batches_per_epoch() const { return sampler_.batches_per_epoch(); }
 
+  // Of a microbatch, over all ranks.
+  int64_t samples_per_batch() const { return options_.sampler.local_batch * options_.sampler.data_world; }
+
   // The next microbatch. Epochs follow each other without end: after the last batch of an epoch state() is {epoch + 1,
   // 0}. Rethrows what reading the samples threw.
   Batch next();

@@ -99,12 +99,12 @@ void Trainer::resume(const checkpoint::ResumePoint& point) {
   int64_t global = job_.config().step_scheduler.global_batch_size;
   if (state.global_batch_size != global)
     warnings.push_back(
-        fmt::format("global_batch_size is {} and was {} when the checkpoint was saved: the data goes on at the "
-                    "same microbatch, which is another place",
+        fmt::format("global_batch_size is {} and was {} when the checkpoint was saved: the data goes on where it "
+                    "was, but steps and epochs count batches of the new size",
                     global, state.global_batch_size));
   at_ = state.at;
   engine_.set_updates(state.updates);
-  loader_.seek(state.loader);
+  loader_.seek(loader_place(state, loader_.samples_per_batch(), warnings));
   if (!world_.is_main()) return;
   log::info("resuming from {} at step {}", point.folder.string(), at_.step);
   for (const std::string& warning : warnings) log::warning("{}", warning);
@@ -216,10 +216,10 @@ void Trainer::save(int64_t step, int64_t epoch, double train_loss,
     for (const data::TokenizerFile& file : job_.tokenizer->files()) request.hf_files[file.name] = file.content;
   request.hf_files["config.json"] = job_.source.config_json;
   request.recipe = job_.recipe.yaml();
-  request.trainer_state =
-      to_json(TrainerState{job_.scheduler->state_after(step, epoch), engine_.updates(), loader_.state(),
-                           job_.config().base_seed(), job_.config().step_scheduler.global_batch_size},
-              *job_.schedule);
+  request.trainer_state = to_json(TrainerState{job_.scheduler->state_after(step, epoch), engine_.updates(),
+                                               loader_.state(), loader_.samples_per_batch(), job_.config().base_seed(),
+                                               job_.config().step_scheduler.global_batch_size},
+                                  *job_.schedule);
   request.train_loss = train_loss;
   request.val_losses = val_losses;
   request.signature = job_.signature;

@@ -27,6 +27,9 @@ void add_bench(CLI::App& app, Context& context) {
   command.add_option("--schedule", mesh.schedule, "How pipeline ranks take turns, such as ZBVZeroBubble");
   command.add_option("--microbatches", mesh.microbatches, "Of a pipeline's batch (default: one a row)")
       ->check(CLI::PositiveNumber);
+  command.add_option("--stage-layers", mesh.stage_layers, "Layers of each pipeline stage, 2,4,4,2 (default: equal)")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
   add_format(command, options->format);
   command.callback([options, &context] {
     context.action = [options, &context] {

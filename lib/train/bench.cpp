@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <vector>
 
 #include "config/json_reader.h"
@@ -96,6 +97,20 @@ distributed::DistributedSetup setup_of(const BenchMesh& mesh, int ranks) {
   return distributed::DistributedSetup::build(request);
 }
 
+// The layers of each stage, where the mesh names their numbers.
+std::vector<parallel::LayerRange> listed_stages(const BenchMesh& mesh, int layers, size_t stages) {
+  int total = std::reduce(mesh.stage_layers.begin(), mesh.stage_layers.end());
+  AM_CHECK(mesh.stage_layers.size() == stages && total == layers, Fault::kUsage,
+           "bench: --stage-layers has {} stages with {} layers; {} makes {} stages of the {} layers",
+           mesh.stage_layers.size(), total, mesh.schedule, stages, layers);
+  std::vector<parallel::LayerRange> out;
+  for (int count : mesh.stage_layers) {
+    int begin = out.empty() ? 0 : out.back().end;
+    out.push_back({begin, begin + count});
+  }
+  return out;
+}
+
 engine::Pipeline pipeline_of(const BenchMesh& mesh, models::CausalLM& model, int64_t rows) {
   AM_CHECK(distributed::find_schedule(mesh.schedule), Fault::kUsage, "bench: unknown schedule '{}'; known are {}",
            mesh.schedule, fmt::join(distributed::schedule_names(), ", "));
@@ -105,7 +120,9 @@ engine::Pipeline pipeline_of(const BenchMesh& mesh, models::CausalLM& model, int
   distributed::PipelineConfig config;
   config.pp_schedule = mesh.schedule;
   config.pp_microbatch_size = rows / microbatches;
-  return make_pipeline(config, model, static_cast<int>(mesh.pp), rows);
+  engine::Pipeline pipeline = make_pipeline(config, model, static_cast<int>(mesh.pp), rows);
+  if (!mesh.stage_layers.empty()) pipeline.stages = listed_stages(mesh, model.layers(), pipeline.stages.size());
+  return pipeline;
 }
 
 // `rows`: of one data-parallel rank.
@@ -129,6 +146,7 @@ nlohmann::json json_of(const BenchMesh& mesh, int ranks) {
                      {"cp", mesh.cp},
                      {"pp", mesh.pp}};
   if (mesh.pp > 1) out["schedule"] = mesh.schedule;
+  if (!mesh.stage_layers.empty()) out["stage_layers"] = mesh.stage_layers;
   return out;
 }
 

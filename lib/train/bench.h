@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "comm/world.h"
 #include "core/dtype.h"
@@ -17,6 +18,7 @@ struct BenchMesh {
   bool sequence_parallel = false;       // fsdp2 alone
   std::string schedule = "1F1B";        // with pp: a name of distributed::find_schedule
   std::optional<int64_t> microbatches;  // with pp, of a data-parallel rank's rows; nothing: one a row
+  std::vector<int> stage_layers;        // with pp: the layers of each stage, in order; empty: equal numbers
 };
 
 struct BenchShape {

@@ -18,6 +18,18 @@ void add_bench(CLI::App& app, Context& context) {
   command.add_option("--seq", options->shape.sequence, "Tokens of a row")->check(CLI::PositiveNumber);
   command.add_option("--steps", options->shape.steps, "Steps that are timed")->check(CLI::PositiveNumber);
   command.add_option("--nproc-per-node", options->nproc_per_node, "Ranks on this machine")->check(CLI::PositiveNumber);
+  train::BenchMesh& mesh = options->shape.mesh;
+  command.add_option("--strategy", mesh.strategy, "fsdp2, ddp or megatron_fsdp");
+  command.add_option("--tp", mesh.tp, "Tensor-parallel ranks")->check(CLI::PositiveNumber);
+  command.add_flag("--sequence-parallel", mesh.sequence_parallel, "Cut activations along the sequence, with --tp");
+  command.add_option("--cp", mesh.cp, "Context-parallel ranks")->check(CLI::PositiveNumber);
+  command.add_option("--pp", mesh.pp, "Pipeline ranks")->check(CLI::PositiveNumber);
+  command.add_option("--schedule", mesh.schedule, "How pipeline ranks take turns, such as ZBVZeroBubble");
+  command.add_option("--microbatches", mesh.microbatches, "Of a pipeline's batch (default: one a row)")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--stage-layers", mesh.stage_layers, "Layers of each pipeline stage, 2,4,4,2 (default: equal)")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
   add_format(command, options->format);
   command.callback([options, &context] {
     context.action = [options, &context] {

@@ -2,12 +2,24 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "comm/world.h"
 #include "core/dtype.h"
 
 namespace automodel::train {
+
+// How the ranks share the work; what the sizes leave of them is data-parallel.
+struct BenchMesh {
+  std::string strategy = "fsdp2";  // a name of distributed::find_strategy
+  int64_t tp = 1, cp = 1, pp = 1;
+  bool sequence_parallel = false;       // fsdp2 alone
+  std::string schedule = "1F1B";        // with pp: a name of distributed::find_schedule
+  std::optional<int64_t> microbatches;  // with pp, of a data-parallel rank's rows; nothing: one a row
+  std::vector<int> stage_layers;        // with pp: the layers of each stage, in order; empty: equal numbers
+};
 
 struct BenchShape {
   std::string model;  // llama15m, llama110m, gpt2
@@ -15,6 +27,7 @@ struct BenchShape {
   int64_t batch = 8;  // rows of the global batch
   int64_t sequence = 256;
   int64_t steps = 10;  // measured, after two that are not
+  BenchMesh mesh = {};
 };
 
 struct BenchResult {
@@ -25,10 +38,12 @@ struct BenchResult {
   int threads = 1;           // of each rank
 };
 
-// Throws Error(kUsage) for an unknown shape or a batch that the ranks cannot share. Collective.
+// Throws Error(kUsage) for an unknown shape or a batch that the ranks cannot share, Error(kConfig) for a mesh that they
+// cannot form. Collective.
 BenchResult bench(const BenchShape& shape, comm::World& world);
 
-// {"model": ..., "dtype": ..., "ranks": ..., "threads": ..., "tokens_per_s": ..., ...}
+// {"model": ..., "dtype": ..., "ranks": ..., "threads": ..., "mesh": {"strategy": ..., "tp": ..., ...},
+// "tokens_per_s": ..., ...}
 std::string to_json(const BenchShape& shape, const BenchResult& result, int ranks);
 std::string to_text(const BenchShape& shape, const BenchResult& result, int ranks);
 

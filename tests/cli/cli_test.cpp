@@ -109,6 +109,30 @@ TEST_CASE("bench times steps of a known shape") {
   }
 }
 
+TEST_CASE("bench times a mesh, and says when the ranks cannot form it") {
+  const std::string bench = "bench --model llama15m --batch 4 --seq 8 --steps 1 --format json ";
+  const Run cut = run(bench + "--nproc-per-node 2 --tp 2 --sequence-parallel", false);
+  REQUIRE_MESSAGE(cut.code == 0, cut.output);
+  const auto json = nlohmann::json::parse(cut.output);
+  CHECK(json.at("ranks") == 2);
+  CHECK(json.at("mesh").at("tp") == 2);
+  CHECK(json.at("mesh").at("dp") == 1);
+  CHECK(json.at("mesh").at("sequence_parallel") == true);
+  CHECK(json.at("tokens_per_s").get<double>() > 0);
+  const Run piped =
+      run(bench + "--nproc-per-node 2 --pp 2 --schedule ZBVZeroBubble --microbatches 4 --stage-layers 1,2,2,1", false);
+  REQUIRE_MESSAGE(piped.code == 0, piped.output);
+  const auto stages = nlohmann::json::parse(piped.output).at("mesh").at("stage_layers");
+  CHECK(stages == nlohmann::json{1, 2, 2, 1});
+
+  CHECK(has(run(bench + "--tp 2"), "no multiple of tp_size"));
+  CHECK(has(run(bench + "--strategy ddp --sequence-parallel"), "needs the strategy fsdp2"));
+  CHECK(has(run(bench + "--strategy zero"), "unknown strategy 'zero'"));
+  CHECK(has(run(bench + "--nproc-per-node 2 --pp 2 --schedule zigzag"), "unknown schedule 'zigzag'"));
+  CHECK(has(run(bench + "--nproc-per-node 2 --pp 2 --microbatches 3"), "cannot be cut into 3 microbatches"));
+  CHECK(has(run(bench + "--nproc-per-node 2 --pp 2 --stage-layers 3,4"), "--stage-layers has 2 stages with 7 layers"));
+}
+
 TEST_CASE("config explains keys") {
   CHECK(has(run("config --explain optimizer.lr"), "Peak learning rate"));
   CHECK(has(run("config --explain"), "step_scheduler"));

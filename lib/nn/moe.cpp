@@ -1,10 +1,10 @@
 #include "nn/moe.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 #include "core/error.h"
+#include "ops/context_chunks.h"
 #include "ops/tensor_parallel.h"
 
 namespace automodel::nn {
@@ -13,12 +13,25 @@ using autograd::Var;
 
 namespace {
 
-// Which tokens the rows are that this rank routes, when x has all of them or the rank's part.
-ops::RoutedRows routed_rows(const Tokens& tokens) {
+// Which tokens the rows are that this rank routes.
+ops::RoutedRows routed_rows(const Tokens& tokens, Allocator& allocator) {
   const Parallel& ranks = tokens.ranks();
   int64_t all = tokens.count(), each = (all + ranks.tp_size() - 1) / ranks.tp_size();
   int64_t first = std::min(all, each * ranks.tp_rank());
-  return {std::min(each, all - first), first, tokens.batch, tokens.sequence};
+  ops::RoutedRows rows{std::min(each, all - first), first, tokens.batch, tokens.sequence, {}};
+  if (ranks.cp == nullptr || tokens.whole_sequence == tokens.sequence * ranks.cp->size()) return rows;
+  // Context-parallel ranks pad the samples; the end of each chunk may be padding.
+  ops::ContextChunks chunks{ranks.cp->size()};
+  int64_t chunk = tokens.sequence / 2;
+  std::vector<int32_t> real;
+  for (int64_t i = first; i < first + rows.count; ++i) {
+    int64_t at = i % tokens.sequence, half = at / chunk;
+    int64_t position = chunks.of(ranks.cp->rank(), static_cast<int>(half)) * chunk + at % chunk;
+    real.push_back(position < tokens.whole_sequence ? 1 : 0);
+  }
+  rows.real = Tensor::empty({rows.count}, DType::kI32, allocator, MemoryClass::kWorkspace);
+  if (!allocator.device().is_meta()) allocator.copy(rows.real.raw(), real.data(), rows.real.bytes());
+  return rows;
 }
 
 }  // namespace
@@ -51,9 +64,9 @@ Var MoeMlp::forward(const Var& x, const Tokens& tokens) {
   ops::Router router{&router_.weight(), spec_.top_k, spec_.renormalise, {}};
   if (!bias_.empty()) {
     router.bias = Tensor::empty({spec_.experts}, DType::kF32, x.tape->allocator(), MemoryClass::kWorkspace);
-    if (router.bias.raw() != nullptr) std::memcpy(router.bias.raw(), bias_.data(), router.bias.bytes());
+    if (router.bias.raw() != nullptr) x.tape->allocator().copy(router.bias.raw(), bias_.data(), router.bias.bytes());
   }
-  ops::RoutedRows routed = routed_rows(tokens);
+  ops::RoutedRows routed = routed_rows(tokens, x.tape->allocator());
   ops::Balance balance;
   if (tokens.labels.defined()) {
     balance.scale = spec_.balance_coefficient * tokens.objective_scale;

@@ -108,6 +108,7 @@ struct CrossEntropyArgs {
 struct RouteArgs {
   bool renormalise = false;      // the weights of a token sum to 1
   const Tensor* bias = nullptr;  // f32 [n], added to the probabilities for the choice alone
+  const Tensor* real = nullptr;  // i32 [tokens], 0 where there is padding too; nullptr: nowhere
   int64_t tokens = 0;
   int64_t first = 0;
   int64_t sequence = 1;

@@ -30,12 +30,22 @@ Tensor column(const Tensor& x) {
   return x.view({x.numel(), 1});
 }
 
+// Points into both.
+RouteArgs route_args(const Router& router, const RoutedRows& rows) {
+  return {.renormalise = router.renormalise,
+          .bias = router.bias.defined() ? &router.bias : nullptr,
+          .real = rows.real.defined() ? &rows.real : nullptr,
+          .tokens = rows.count,
+          .first = rows.first,
+          .sequence = rows.sequence};
+}
+
 // The gradient of the balance loss with respect to the probabilities of each token of a sample; undefined: none.
 Tensor balance_gradient(Routing& routing, const Tensor& probs, const Router& router, const RoutedRows& rows,
                         const Balance& balance) {
   const Kernels& k = kernels(probs.device());
   Allocator& allocator = *probs.allocator();
-  RouteArgs args{.tokens = rows.count, .first = rows.first, .sequence = rows.sequence};
+  RouteArgs args = route_args(router, rows);
   int64_t n = probs.cols();
   Tensor sums = Tensor::empty({rows.samples, 2 * n + 2}, DType::kF64, allocator, MemoryClass::kWorkspace);
   k.route_sums(sums, probs, routing.experts, balance.labels, args);
@@ -131,17 +141,12 @@ Routing route(const Var& x, const Router& router, const RoutedRows& rows, const 
   AM_CHECK(weight.value.size(1) == x.value.cols() && router.top_k <= n && rows.count <= t, Fault::kShape,
            "route: x has shape {}, the router {} for {} experts of a token; {} rows are tokens", x.value.shape().str(),
            weight.value.shape().str(), router.top_k, rows.count);
-  RouteArgs args{.renormalise = router.renormalise,
-                 .bias = router.bias.defined() ? &router.bias : nullptr,
-                 .tokens = rows.count,
-                 .first = rows.first,
-                 .sequence = rows.sequence};
   Routing out;
   Tensor probs = Tensor::empty({t, n}, DType::kF32, allocator);
   Tensor weights = Tensor::empty({t, router.top_k}, DType::kF32, allocator);
   out.experts = Tensor::empty({t, router.top_k}, DType::kI32, allocator);
   k.matmul(probs, x.value, weight.value, {.transpose_b = true});
-  k.route_forward(probs, weights, out.experts, probs, args);
+  k.route_forward(probs, weights, out.experts, probs, route_args(router, rows));
   out.counts = Tensor::empty({n}, DType::kI32, allocator);
   out.slots = Tensor::empty({t, router.top_k}, DType::kI32, allocator);
   out.copies = Tensor::empty({t * router.top_k}, DType::kI32, allocator);
@@ -152,14 +157,13 @@ Routing route(const Var& x, const Router& router, const RoutedRows& rows, const 
     return out;
   }
   Tensor dprobs = balance.scale != 0 ? balance_gradient(out, probs, router, rows, balance) : Tensor{};
-  args.bias = nullptr;
   Projection projection{router.weight};
   out.weights =
       x.tape->record("route", std::move(weights), {x}, weight.requires_grad,
                      {probs, out.experts, dprobs, x.remake ? Tensor{} : x.value},
-                     [args, projection, kept = Kept(x), type = x.value.dtype(), &k](Gradients& g) {
+                     [router, rows, projection, kept = Kept(x), type = x.value.dtype(), &k](Gradients& g) {
                        Tensor d = Tensor::empty(g.saved(0).shape(), DType::kF32, g.allocator());
-                       k.route_backward(d, g.dy(), g.saved(2), g.saved(0), g.saved(1), args);
+                       k.route_backward(d, g.dy(), g.saved(2), g.saved(0), g.saved(1), route_args(router, rows));
                        if (type != DType::kF32) {
                          Tensor rounded = Tensor::empty(d.shape(), type, g.allocator());
                          k.cast(rounded, d);

@@ -26,6 +26,7 @@ struct RoutedRows {
   int64_t first = 0;
   int64_t samples = 1;
   int64_t sequence = 1;
+  Tensor real = {};  // i32 [count], 0 where there is padding among the tokens; undefined: nowhere
 };
 
 // The loss that asks for balance (Fedus et al., "Switch Transformers", 2021, equations 4 to 6), of each sample:

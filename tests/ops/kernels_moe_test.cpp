@@ -33,6 +33,16 @@ std::vector<int> best(const std::vector<double>& scores, int64_t k) {
   return order;
 }
 
+// Some padding among the tokens.
+bool is_real(int64_t row) {
+  return row % 5 != 2;
+}
+Array real_rows(int64_t rows) {
+  Array real(rows, DType::kI32);
+  real.fill([](int64_t row) { return is_real(row) ? 1 : 0; });
+  return real;
+}
+
 void copy_values(Array& to, const Array& from) {
   to.set_all(from.values());
 }
@@ -49,9 +59,13 @@ TEST_CASE("a router takes the largest probabilities, the lower expert of equal o
         // Multiples of one half: many are equal.
         logits.random(1, 2).fill([&](int64_t i) { return std::round(2 * logits.get(i)) / 2; });
         bias.random(2, 0.1).fill([&](int64_t i) { return std::round(8 * bias.get(i)) / 8; });
-        Tensor bias_tensor = bias.tensor();
         int64_t tokens = s.rows - s.rows / 4;
-        RouteArgs args{.renormalise = renormalise, .bias = biased ? &bias_tensor : nullptr, .tokens = tokens};
+        Array real = real_rows(tokens);
+        Tensor bias_tensor = bias.tensor(), real_tensor = real.tensor();
+        RouteArgs args{.renormalise = renormalise,
+                       .bias = biased ? &bias_tensor : nullptr,
+                       .real = biased ? &real_tensor : nullptr,
+                       .tokens = tokens};
         on_every_set(
             {&probs, &weights, &chosen},
             [&](const Kernels& k) {
@@ -70,7 +84,7 @@ TEST_CASE("a router takes the largest probabilities, the lower expert of equal o
                 double sum = 0;
                 for (int e : want) sum += p[size_t(e)];
                 for (int64_t j = 0; j < s.k; ++j) {
-                  bool token = row < tokens;
+                  bool token = row < tokens && (!biased || is_real(row));
                   CHECK(chosen.get(row, j) == (token ? want[size_t(j)] : -1));
                   double w = token ? p[size_t(want[size_t(j)])] / (renormalise ? sum : 1) : 0;
                   CHECK(std::abs(weights.get(row, j) - w) < 3e-6);
@@ -100,14 +114,17 @@ TEST_CASE("the router's gradient is that of its softmax and its renormalised wei
         Array logits(s.rows, s.experts), probs(s.rows, s.experts), weights(s.rows, s.k), dlogits(s.rows, s.experts);
         Array chosen(s.rows, s.k, DType::kI32), dweights(s.rows, s.k), dprobs(samples, s.experts);
         logits.random(1), dweights.random(2), dprobs.random(3);
-        RouteArgs args{.renormalise = renormalise, .tokens = tokens, .first = kFirst, .sequence = kSequence};
+        Array real = real_rows(tokens);
+        Tensor real_tensor = real.tensor();
+        RouteArgs args{
+            .renormalise = renormalise, .real = &real_tensor, .tokens = tokens, .first = kFirst, .sequence = kSequence};
         cpu::table().route_forward(probs.tensor(), weights.tensor(), chosen.tensor(), logits.tensor(), args);
         Tensor dw = parts & 1 ? dweights.tensor() : Tensor{}, dp = parts & 2 ? dprobs.tensor() : Tensor{};
         std::vector<double> want;
         for (int64_t row = 0; row < s.rows; ++row) {
           std::vector<double> p = softmax(logits, row), d(p.size(), 0);
           double sum = 1, mean = 0;
-          if (row < tokens) {
+          if (row < tokens && is_real(row)) {
             if (renormalise) sum = 0;
             for (int64_t j = 0; renormalise && j < s.k; ++j) sum += p[size_t(chosen.get(row, j))];
             for (int64_t j = 0; renormalise && j < s.k; ++j)
@@ -137,9 +154,12 @@ TEST_CASE("the sums of a router are those of each sample's tokens, and the balan
   labels.fill([](int64_t i) { return i % 3 == 0 ? -100 : i; });
   chosen.fill([](int64_t i) { return (i * i + i / 3) % kExperts; });
   Array sums(kSamples, 2 * kExperts + 2, DType::kF64), losses(kSamples), dprobs(kSamples, kExperts);
-  RouteArgs args{.tokens = kTokens, .first = kFirst, .sequence = kSequence};
+  Array real = real_rows(kTokens);
+  Tensor real_tensor = real.tensor();
+  RouteArgs args{.real = &real_tensor, .tokens = kTokens, .first = kFirst, .sequence = kSequence};
   std::vector<double> want(static_cast<size_t>(kSamples * sums.cols()), 0);
   for (int64_t row = 0; row < kTokens; ++row) {
+    if (!is_real(row)) continue;
     double* sample = want.data() + (kFirst + row) / kSequence * sums.cols();
     for (int64_t j = 0; j < kChoices; ++j) sample[size_t(chosen.get(row, j))] += 1;
     for (int64_t e = 0; e < kExperts; ++e) sample[kExperts + e] += probs.get(row, e);

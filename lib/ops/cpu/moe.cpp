@@ -54,6 +54,10 @@ float chosen_sum(const float* probs, const int32_t* chosen, int64_t k) {
   return sum;
 }
 
+bool is_token(int64_t row, const RouteArgs& args) {
+  return row < args.tokens && (args.real == nullptr || ptr<int32_t>(*args.real)[row] != 0);
+}
+
 // The rows of a sample among the tokens of the call.
 struct Rows {
   int64_t begin, end;
@@ -74,7 +78,7 @@ void route_forward(const Tensor& probs, const Tensor& weights, const Tensor& exp
     float* w = ptr<float>(weights) + row * k;
     int32_t* chosen = ptr<int32_t>(experts) + row * k;
     softmax_row(p, ptr<float>(logits) + row * n, n);
-    if (row >= args.tokens) {
+    if (!is_token(row, args)) {
       for (int64_t j = 0; j < k; ++j) chosen[j] = -1, w[j] = 0;
       return;
     }
@@ -94,7 +98,7 @@ void route_backward(const Tensor& dlogits, const Tensor& dweights, const Tensor&
     float* d = ptr<float>(dlogits) + row * n;
     const float* p = ptr<float>(probs) + row * n;
     const int32_t* chosen = ptr<int32_t>(experts) + row * k;
-    bool token = row < args.tokens;
+    bool token = is_token(row, args);
     const float* dp = token && dp_all != nullptr ? dp_all + (args.first + row) / args.sequence * n : nullptr;
     for_vectors(
         0, n, [&](int64_t i, int64_t count) { store_n(d + i, dp == nullptr ? VecF{} : load_n(dp + i, count), count); });
@@ -127,6 +131,7 @@ void route_sums(const Tensor& sums, const Tensor& probs, const Tensor& experts, 
     for (int64_t i = 0; i < sums.cols(); ++i) chosen[i] = 0;
     Rows rows = rows_of(sample, args);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
+      if (!is_token(row, args)) continue;
       const int32_t* expert = ptr<int32_t>(experts) + row * k;
       const float* p = ptr<float>(probs) + row * n;
       for (int64_t j = 0; j < k; ++j)

@@ -18,7 +18,7 @@ ops::RoutedRows routed_rows(const Tokens& tokens, Allocator& allocator) {
   const Parallel& ranks = tokens.ranks();
   int64_t all = tokens.count(), each = (all + ranks.tp_size() - 1) / ranks.tp_size();
   int64_t first = std::min(all, each * ranks.tp_rank());
-  ops::RoutedRows rows{std::min(each, all - first), first, tokens.batch, tokens.sequence, {}};
+  ops::RoutedRows rows{std::min(each, all - first), first, tokens.batch, tokens.sequence, {}, 0};
   if (ranks.cp == nullptr || tokens.whole_sequence == tokens.sequence * ranks.cp->size()) return rows;
   // Context-parallel ranks pad the samples; the end of each chunk may be padding.
   ops::ContextChunks chunks{ranks.cp->size()};
@@ -28,6 +28,7 @@ ops::RoutedRows routed_rows(const Tokens& tokens, Allocator& allocator) {
     int64_t at = i % tokens.sequence, half = at / chunk;
     int64_t position = chunks.of(ranks.cp->rank(), static_cast<int>(half)) * chunk + at % chunk;
     real.push_back(position < tokens.whole_sequence ? 1 : 0);
+    if (real.back() == 0) ++rows.padding;
   }
   rows.real = Tensor::empty({rows.count}, DType::kI32, allocator, MemoryClass::kWorkspace);
   if (!allocator.device().is_meta()) allocator.copy(rows.real.raw(), real.data(), rows.real.bytes());

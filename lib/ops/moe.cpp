@@ -60,7 +60,7 @@ Tensor balance_gradient(Routing& routing, const Tensor& probs, const Router& rou
 // What the passes over the experts share.
 struct Work {
   Work(const Routing& routing, std::span<const Expert> own, const ExpertsArgs& args, Allocator& a)
-      : trip(routing.counts, routing.slots.numel(), args.ranks, a),
+      : trip(routing.counts, routing.all_copies, args.ranks, a),
         own(own.begin(), own.end()),
         act(args.activation),
         allocator(a),
@@ -142,6 +142,7 @@ Routing route(const Var& x, const Router& router, const RoutedRows& rows, const 
            "route: x has shape {}, the router {} for {} experts of a token; {} rows are tokens", x.value.shape().str(),
            weight.value.shape().str(), router.top_k, rows.count);
   Routing out;
+  out.all_copies = (rows.count - rows.padding) * router.top_k;
   Tensor probs = Tensor::empty({t, n}, DType::kF32, allocator);
   Tensor weights = Tensor::empty({t, router.top_k}, DType::kF32, allocator);
   out.experts = Tensor::empty({t, router.top_k}, DType::kI32, allocator);

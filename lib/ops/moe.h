@@ -26,7 +26,8 @@ struct RoutedRows {
   int64_t first = 0;
   int64_t samples = 1;
   int64_t sequence = 1;
-  Tensor real = {};  // i32 [count], 0 where there is padding among the tokens; undefined: nowhere
+  Tensor real = {};     // i32 [count], 0 where there is padding among the tokens; undefined: nowhere
+  int64_t padding = 0;  // so often
 };
 
 // The loss that asks for balance (Fedus et al., "Switch Transformers", 2021, equations 4 to 6), of each sample:
@@ -44,6 +45,7 @@ struct Routing {
   autograd::Var weights;  // f32 [T, k]
   Tensor experts;         // i32 [T, k]
   Tensor counts, slots, copies, tokens;
+  int64_t all_copies = 0;  // k for each token, if its logits are numbers
   Tensor balance;  // f32 [samples], the loss of each sample; undefined without Balance, or when nothing is recorded
 };
 

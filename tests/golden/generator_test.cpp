@@ -20,7 +20,8 @@ namespace {
 const char* const kModels[] = {"llama",      "llama_rope_linear", "llama_rope_llama3",
                                "llama_bias", "mistral",           "mistral_window",
                                "qwen2",      "qwen2_tied",        "qwen3",
-                               "gpt2",       "gpt2_untied"};
+                               "mixtral",    "qwen3_moe",         "gpt2",
+                               "gpt2_untied"};
 
 std::string golden(const std::string& name) {
   return std::string(AUTOMODEL_SOURCE_DIR) + "/tests/golden/" + name;

@@ -60,8 +60,8 @@ struct Case {
 };
 
 std::string random_config(Dice& dice) {
-  static const std::vector<std::string> kFamilies{"llama", "mistral", "qwen2", "qwen3", "gpt2"};
-  const std::string family = kFamilies[static_cast<size_t>(dice.between(0, 4))];
+  static const std::vector<std::string> kFamilies{"llama", "mistral", "qwen2", "qwen3", "gpt2", "mixtral"};
+  const std::string family = kFamilies[static_cast<size_t>(dice.between(0, 5))];
   int64_t layers = dice.between(1, 4), vocab = dice.between(40, 300);
   if (family == "gpt2") {
     int64_t heads = dice.between(1, 3);
@@ -77,6 +77,11 @@ std::string random_config(Dice& dice) {
   if (family == "mistral" && dice.coin()) more += R"(, "sliding_window": 8)";
   if (family == "qwen3" && dice.coin()) more += R"(, "head_dim": 16)";
   if (family == "llama" && dice.coin()) more += R"(, "attention_bias": true, "mlp_bias": true)";
+  if (family == "mixtral") {
+    int64_t experts = dice.between(1, 8);
+    more += fmt::format(R"(, "num_local_experts": {}, "num_experts_per_tok": {}, "output_router_logits": {})", experts,
+                        dice.between(1, std::min<int64_t>(experts, 3)), dice.coin());
+  }
   return fmt::format(
       R"({{"model_type": "{}", "vocab_size": {}, "hidden_size": {}, "intermediate_size": {}, "num_hidden_layers": {},
       "num_attention_heads": {}, "num_key_value_heads": {}, "max_position_embeddings": 64, "tie_word_embeddings": {}{}}})",
@@ -100,6 +105,7 @@ Case random_case(uint64_t seed) {
   o.prefetch = static_cast<int>(dice.between(0, 2));
   o.prefetch_backward = static_cast<int>(dice.between(0, 3));
   o.activation_checkpointing = dice.between(0, 2) == 0;
+  o.adam.eps = 1e-8;  // where a gradient is zero
   o.max_grad_norm = dice.coin() ? 1.0 : 0.0;
   if (dice.coin()) o.dropout_seed = 7;
   c.request.accumulation = dice.between(1, 5);

@@ -77,16 +77,17 @@ void describe(config::Fields<BackendConfig>& f) {
   f("linear", &B::linear, "Matrix products.").one_of({"te", "torch", "quack"}).no_effect(kOneWay);
   f("rms_norm", &B::rms_norm, "Norms.").one_of({"torch_fp32", "torch", "te", "quack"}).no_effect(kOneWay);
   f("rope", &B::rope, "Rotations.").one_of({"torch", "quack"}).no_effect(kOneWay);
-  f("experts", &B::experts, "Experts.")
-      .one_of({"torch_mm", "torch", "te", "gmm", "torch_mm_mxfp8"})
-      .no_effect("the model has no experts");
+  f("experts", &B::experts, "Experts.").one_of({"torch_mm", "torch", "te", "gmm", "torch_mm_mxfp8"}).no_effect(kOneWay);
   f("dispatcher", &B::dispatcher, "Exchange of tokens between experts.")
       .one_of({"torch", "deepep", "hybridep", "uccl_ep", "mok"})
-      .no_effect("the model has no experts");
-  for (const char* key : {"dispatcher_num_sms", "dispatcher_share_token_dispatcher", "dispatcher_async_dispatch",
-                          "fake_balanced_gate", "fake_gate_noise", "gate_precision", "mok"}) {
-    f.key(key).no_effect("the model has no experts");
+      .no_effect("tokens are always exchanged all to all");
+  for (const char* key :
+       {"dispatcher_num_sms", "dispatcher_share_token_dispatcher", "dispatcher_async_dispatch", "mok"}) {
+    f.key(key).no_effect("tokens are always exchanged all to all");
   }
+  f.key("fake_balanced_gate").refused("the router always chooses", config::is_off);
+  f.key("fake_gate_noise").refused("the router's logits get no noise", {"0", "0.0"});
+  f.key("gate_precision").no_effect("the router's logits are float32 in any case");
   for (const char* key : {"rope_fusion", "enable_fsdp_optimizations", "compile_attn", "cuda_graph"}) {
     f.key(key).no_effect(kOneWay);
   }

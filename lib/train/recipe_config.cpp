@@ -32,7 +32,7 @@ void describe_unsupported(config::Fields<RecipeConfig>& f) {
       {"benchmark", "the benchmark recipe is not supported yet"},
       {"neftune", "NEFTune is not supported yet"},
       {"embedding_row_repair", "the repair of embedding rows is not supported yet"},
-      {"moe_metrics", "mixtures of experts are not supported yet"},
+      {"moe_metrics", "the balance of experts is not logged yet"},
       {"tool_call_eval", "the evaluation of tool calls is not supported yet"},
       {"teacher_model", "knowledge distillation is not supported yet"},
       {"teacher_distributed", "knowledge distillation is not supported yet"},

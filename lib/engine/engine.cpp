@@ -27,6 +27,15 @@ std::vector<optim::AdamRun> runs_of(const parallel::Unit& unit,
   return runs;
 }
 
+// Takes the weights of all experts out of a layer's; returns those of the `rank`-th `each` experts.
+std::vector<nn::Param*> take_experts(std::vector<nn::Param*>& params, int64_t each, int64_t rank) {
+  auto routed = std::stable_partition(params.begin(), params.end(), [](nn::Param* p) { return p->expert < 0; });
+  std::vector<nn::Param*> own;
+  std::copy_if(routed, params.end(), std::back_inserter(own), [&](nn::Param* p) { return p->expert / each == rank; });
+  params.erase(routed, params.end());
+  return own;
+}
+
 }  // namespace
 
 Engine::Engine(models::CausalLM& model, const parallel::Groups& groups, Allocator& allocator,
@@ -37,7 +46,7 @@ Engine::Engine(models::CausalLM& model, const parallel::Groups& groups, Allocato
       allocator_(allocator),
       options_(options) {
   model.place(groups.model.tp_rank(), groups.model.tp_size());
-  tensor_ranks_.emplace(groups.model, model.params());
+  tensor_ranks_ = parallel::TensorRanks(groups.model, model.params());
   place_stages();
   make_units();
 
@@ -82,9 +91,8 @@ void Engine::make_units() {
         std::make_unique<parallel::Unit>(std::move(params), ranks, tensor_ranks, options_.unit, allocator_));
     return units_.back().get();
   };
-  auto add = [&](std::vector<nn::Param*> params) { return add_to(ranks_, *tensor_ranks_, std::move(params)); };
+  auto add = [&](std::vector<nn::Param*> params) { return add_to(ranks_, tensor_ranks_, std::move(params)); };
   comm::Communicator* ep = groups_.model.ep;
-  apart_.emplace(nn::Parallel{}, std::vector<nn::Param*>{});
   if (ep != nullptr) expert_ranks_.emplace(*groups_.experts, options_.unit.shard ? 1 : groups_.experts->size(), ep);
   bool first = own_.front() == 0, last = heads(own_.back());
   if (first || last)
@@ -93,16 +101,10 @@ void Engine::make_units() {
   for (int stage : own_)
     for (int i = stages_[static_cast<size_t>(stage)].begin; i < stages_[static_cast<size_t>(stage)].end; ++i) {
       std::vector<nn::Param*> params = model_.layer_params(i), experts;
-      if (ep != nullptr) {
-        auto routed = std::stable_partition(params.begin(), params.end(), [](nn::Param* p) { return p->expert < 0; });
-        int64_t each = model_.info().experts / ep->size(), first = each * ep->rank();
-        std::copy_if(routed, params.end(), std::back_inserter(experts),
-                     [&](nn::Param* p) { return p->expert >= first && p->expert < first + each; });
-        params.erase(routed, params.end());
-      }
-      layers_[static_cast<size_t>(i)].push_back(add(std::move(params)));
-      if (!experts.empty())
-        layers_[static_cast<size_t>(i)].push_back(add_to(*expert_ranks_, *apart_, std::move(experts)));
+      if (ep != nullptr) experts = take_experts(params, model_.info().experts / ep->size(), ep->rank());
+      auto& units = layers_[static_cast<size_t>(i)];
+      units.push_back(add(std::move(params)));
+      if (!experts.empty()) units.push_back(add_to(*expert_ranks_, apart_, std::move(experts)));
     }
 }
 
@@ -163,7 +165,7 @@ StepResult Engine::step(const StepInput& input) {
 }
 
 float Engine::gradient_norm() const {
-  parallel::NormRanks ranks{[this](const nn::Param& p) { return speaks_for(p); }, tensor_ranks_->all(), groups_.pp};
+  parallel::NormRanks ranks{[this](const nn::Param& p) { return speaks_for(p); }, tensor_ranks_.all(), groups_.pp};
   return parallel::gradient_norm(units_, ranks, allocator_);
 }
 
@@ -177,7 +179,8 @@ void Engine::refuse_gradients(float norm) const {
         fail(Fault::kRun,
              "update {}: the gradient of {} is {} at element {}; lower the learning rate, or look at the data of this "
              "step",
-             updates_ + 1, piece.param->name, *bad, piece.begin + (bad - begin));
+             updates_ + 1, piece.param->name, *bad,
+             nn::runs_of(*piece.param, piece.begin + (bad - begin), piece.begin + (bad - begin) + 1)[0].whole);
     }
   fail(Fault::kRun, "update {}: the norm of the gradients is {}, because of a weight of another rank", updates_ + 1,
        norm);

@@ -6,6 +6,7 @@
 // the present one computes; gradients are reduced while the layer below computes; then the norm, clipping and Adam.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -35,7 +36,7 @@ struct EngineOptions {
   std::optional<Pipeline> pipeline;  // exactly when there are several pipeline ranks
   parallel::UnitOptions unit;
   // Drop a layer's gathered weights after its forward and gather them again for its backward. Empty: all layers but the
-  // last.
+  // last; none while the schedule of a pipeline runs.
   std::optional<bool> reshard_after_forward;
   // Reduce gradients once per step instead of after every microbatch.
   bool defer_reduce = true;
@@ -141,6 +142,7 @@ class Engine {
   bool speaks_for(const nn::Param& param) const;
   const std::vector<parallel::Unit*>& layer(int i) const { return layers_[static_cast<size_t>(i)]; }
   bool embeds(int stage) const { return stage == 0; }
+  bool has(int stage) const { return std::ranges::find(own_, stage) != own_.end(); }
   bool heads(int stage) const { return stage + 1 == static_cast<int>(stages_.size()); }
   bool reshards(int i) const;
   void gather_ahead(int from, int direction);
@@ -166,8 +168,8 @@ class Engine {
   parallel::Groups groups_;
   parallel::DataRanks ranks_;
   std::optional<parallel::DataRanks> expert_ranks_;
-  std::optional<parallel::TensorRanks> tensor_ranks_;  // the model is placed before it is made
-  std::optional<parallel::TensorRanks> apart_;         // of experts, which no two ranks of a layer have in common
+  parallel::TensorRanks tensor_ranks_;
+  parallel::TensorRanks apart_;  // of experts that are shared out: no two ranks have one in common
   Allocator& allocator_;
   EngineOptions options_;
   std::vector<parallel::LayerRange> stages_;  // of the whole pipeline

@@ -5,7 +5,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "engine/engine.h"
-#include "ops/kernels.h"
+#include "ops/buffer.h"
 #include "ops/pointwise.h"
 #include "ops/tensor_parallel.h"
 #include "parallel/context_layout.h"
@@ -46,9 +46,9 @@ std::vector<int> last_microbatches(const parallel::Schedule& schedule, int rank)
 
 }  // namespace
 
+// Under a pipeline the weights stay while the schedule runs, unless asked otherwise.
 bool Engine::reshards(int i) const {
-  if (options_.pipeline) return false;  // the weights stay while the schedule runs
-  return options_.reshard_after_forward.value_or(i + 1 < model_.layers());
+  return options_.reshard_after_forward.value_or(!options_.pipeline && i + 1 < model_.layers());
 }
 
 // Starts gathering the layers that come after `from` in the given direction.
@@ -96,7 +96,7 @@ Var Engine::train_layer(int i, const Var& x, Pass& pass) {
     tape.after_wgrads([this, i, reduces] {
       for (parallel::Unit* unit : layer(i)) {
         if (reduces) begin_reduce(*unit);
-        if (!options_.pipeline) unit->release();
+        if (!options_.pipeline || reshards(i)) unit->release();
       }
     });
   });
@@ -171,6 +171,9 @@ Tensor Engine::backward_pass(Call& call, int stage, int microbatch, Tensor gradi
 }
 
 void Engine::weights_pass(Call& call, int stage, int microbatch) {
+  const parallel::LayerRange& range = stages_[static_cast<size_t>(stage)];
+  for (int i = range.begin; i < range.end; ++i)
+    for (parallel::Unit* unit : layer(i)) unit->gather();
   call.passes.at({stage, microbatch}).tape->run_wgrads();
   call.passes.erase({stage, microbatch});
 }
@@ -225,27 +228,26 @@ void Engine::sum_tied_gradients() {
   if (tied_ == nullptr) return;
   nn::Param& param = *model_.embedding_params().front();
   if (!param.begin_grad()) zero(param.grad);
-  tied_->all_reduce({param.grad.raw(), param.grad.numel(), DType::kF32}, comm::Reduce::kSum);
+  tied_->all_reduce(ops::buffer_of(param.grad), comm::Reduce::kSum);
 }
 
 // The stages of this rank one after the other; what goes from rank to rank is sent as soon as it is there. Returns what
 // the last stage gives (without a value on other ranks).
 Var Engine::evaluate_stages(Pass& pass) {
   Var x;
-  comm::Pending sending;
   Tensor sent;
+  comm::Pending sending;
   for (int stage : own_) {
-    auto rank_of = [&](int s) { return options_.pipeline ? stage_ranks_[static_cast<size_t>(s)] : 0; };
-    if (stage > 0 && rank_of(stage - 1) != groups_.pp->rank()) {
+    if (!embeds(stage) && !has(stage - 1)) {
       Tensor input = between_stages(pass.tokens);
-      groups_.pp->receive(rank_of(stage - 1), {input.raw(), input.numel(), input.dtype()});
+      groups_.pp->receive(stage_ranks_[static_cast<size_t>(stage) - 1], ops::buffer_of(input));
       x = pass.tape->input(std::move(input));
     }
     x = forward(x, stage, pass);
-    if (heads(stage) || rank_of(stage + 1) == (groups_.pp == nullptr ? 0 : groups_.pp->rank())) continue;
+    if (heads(stage) || has(stage + 1)) continue;
     sending.wait();
     sent = x.value;
-    comm::Transfer out = comm::Transfer::send(rank_of(stage + 1), {sent.raw(), sent.numel(), sent.dtype()});
+    auto out = comm::Transfer::send(stage_ranks_[static_cast<size_t>(stage) + 1], ops::buffer_of(sent));
     sending = groups_.pp->start_exchange({&out, 1});
   }
   sending.wait();

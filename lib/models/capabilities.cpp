@@ -63,15 +63,11 @@ void check_cuts(const char* key, int64_t size, const std::vector<Amount>& amount
   }
 }
 
-void check_stages(const ModelInfo& model, int64_t pp, int64_t stages_per_rank, std::vector<Violation>& out) {
-  if (pp * stages_per_rank <= model.layers) return;
-  const std::string product =
-      stages_per_rank == 1 ? "" : fmt::format(" * {} stages a rank = {} stages", stages_per_rank, pp * stages_per_rank);
-  const int64_t most = std::max<int64_t>(1, model.layers / stages_per_rank);
-  out.push_back(
-      {"pp_size",
-       fmt::format("pp_size {}{} is more than the model's {} layers: every stage needs one", pp, product, model.layers),
-       fmt::format("the nearest size that fits: {}", most)});
+void check_stages(const ModelInfo& model, int64_t pp, std::vector<Violation>& out) {
+  if (pp <= model.layers) return;
+  out.push_back({"pp_size",
+                 fmt::format("pp_size {} is more than the model's {} layers: every stage needs one", pp, model.layers),
+                 fmt::format("the nearest size that fits: {}", model.layers)});
 }
 
 void check_experts(const ModelInfo& model, int64_t ep, std::vector<Violation>& out) {
@@ -83,18 +79,17 @@ void check_experts(const ModelInfo& model, int64_t ep, std::vector<Violation>& o
 
 }  // namespace
 
-std::vector<Violation> violations(const ModelInfo& model, const distributed::ParallelismSizes& sizes,
-                                  int64_t stages_per_rank) {
+std::vector<Violation> violations(const ModelInfo& model, const distributed::ParallelismSizes& sizes) {
   const auto at_least_one = [](int64_t size) { return std::max<int64_t>(1, size); };
   std::vector<Violation> out;
-  check_cuts("tp_size", at_least_one(sizes.tp_size),
-             {{model.heads, "attention heads"},
-              {model.kv_heads, "key/value heads", false, true},
-              {model.intermediate_size, "inner width of the MLP", true},
-              {model.vocab_size, "tokens of the vocabulary", true}},
-             out);
+  std::vector<Amount> amounts{{model.heads, "attention heads"},
+                              {model.kv_heads, "key/value heads", false, true},
+                              {model.vocab_size, "tokens of the vocabulary", true}};
+  // Experts stay whole.
+  if (model.expert_layers < model.layers) amounts.push_back({model.intermediate_size, "inner width of the MLP", true});
+  check_cuts("tp_size", at_least_one(sizes.tp_size), amounts, out);
   const int64_t pp = at_least_one(sizes.pp_size);
-  if (pp > 1) check_stages(model, pp, stages_per_rank, out);
+  if (pp > 1) check_stages(model, pp, out);
   check_experts(model, at_least_one(sizes.ep_size), out);
   return out;
 }

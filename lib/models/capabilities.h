@@ -20,9 +20,8 @@ struct Violation {
 // Everything about the model that the sizes cannot cut: tp divides attention heads, divides or is a multiple of
 // the key/value heads, and gives every rank some of the MLPs and of the vocabulary (in parts of ceil(vocabulary / tp)
 // rows, which need not come out even), pp leaves every stage a layer, ep divides the experts. Sizes of 0 or less count
-// as 1. `stages_per_rank`: pipeline stages on each rank (more than 1 for interleaved schedules).
-std::vector<Violation> violations(const ModelInfo& model, const distributed::ParallelismSizes& sizes,
-                                  int64_t stages_per_rank = 1);
+// as 1.
+std::vector<Violation> violations(const ModelInfo& model, const distributed::ParallelismSizes& sizes);
 
 // The same as problems of the `distributed` section.
 void check_capabilities(const ModelInfo& model, const distributed::ParallelismSizes& sizes, config::Problems& problems);

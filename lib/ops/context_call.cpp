@@ -76,8 +76,4 @@ void Call::unorder(const Tensor& ranked, const Tensor& whole) const {
                  [&](int64_t from, int64_t to) { copy(ranked.narrow(to, chunk()), whole.narrow(from, chunk())); });
 }
 
-comm::Buffer buffer_of(const Tensor& tensor) {
-  return {tensor.raw(), tensor.numel(), tensor.dtype()};
-}
-
 }  // namespace automodel::ops::context

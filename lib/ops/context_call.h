@@ -7,6 +7,7 @@
 #include <array>
 
 #include "comm/communicator.h"
+#include "ops/buffer.h"
 #include "ops/context_attention.h"
 #include "ops/context_chunks.h"
 
@@ -56,8 +57,6 @@ struct Call {
  private:
   std::array<Tensor, 2> half_starts_;  // of document_start
 };
-
-comm::Buffer buffer_of(const Tensor& tensor);
 
 // kAllGather and kRing: `out` and `lse` (as empty_lse()) are written; the backward returns the gradient of qkv.
 void gather_forward(Call& call, const Tensor& qkv, const Tensor& out, const Tensor& lse);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "ops/buffer.h"
 #include "ops/kernels.h"
 
 namespace automodel::ops {
@@ -24,13 +25,13 @@ std::vector<int64_t> in_bytes(const std::vector<int64_t>& rows, int64_t row_byte
   return out;
 }
 
-Tensor picked(const Tensor& x, const Tensor& rows, Allocator& allocator) {
+}  // namespace
+
+Tensor picked_rows(const Tensor& x, const Tensor& rows, Allocator& allocator) {
   Tensor y = Tensor::empty({rows.numel(), x.cols()}, x.dtype(), allocator);
   kernels(x.device()).embedding_forward(y, rows, x, 0);
   return y;
 }
-
-}  // namespace
 
 ExpertExchange::ExpertExchange(const Tensor& counts, int64_t copies, comm::Communicator* ranks, Allocator& allocator)
     : ranks_(ranks != nullptr && ranks->size() > 1 ? ranks : nullptr), allocator_(allocator) {
@@ -88,20 +89,16 @@ Tensor ExpertExchange::to_experts(const Tensor& home) const {
   int64_t row = home.cols() * static_cast<int64_t>(size_of(home.dtype()));
   MemoryClass memory_class = from_.defined() ? MemoryClass::kCommunication : MemoryClass::kActivations;
   Tensor received = Tensor::empty({here_rows(), home.cols()}, home.dtype(), allocator_, memory_class);
-  ranks_->all_to_all({received.raw(), received.numel(), received.dtype()},
-                     comm::ConstBuffer(home.raw(), home.numel(), home.dtype()), in_bytes(sent_, row),
-                     in_bytes(received_, row));
-  return from_.defined() ? picked(received, from_, allocator_) : received;
+  ranks_->all_to_all(buffer_of(received), buffer_of(home), in_bytes(sent_, row), in_bytes(received_, row));
+  return from_.defined() ? picked_rows(received, from_, allocator_) : received;
 }
 
 Tensor ExpertExchange::to_home(const Tensor& here) const {
   if (alone()) return here;
   int64_t row = here.cols() * static_cast<int64_t>(size_of(here.dtype()));
-  Tensor leaving = to_.defined() ? picked(here, to_, allocator_) : here;
+  Tensor leaving = to_.defined() ? picked_rows(here, to_, allocator_) : here;
   Tensor home = Tensor::empty({home_rows_, here.cols()}, here.dtype(), allocator_, MemoryClass::kCommunication);
-  ranks_->all_to_all({home.raw(), home.numel(), home.dtype()},
-                     comm::ConstBuffer(leaving.raw(), leaving.numel(), leaving.dtype()), in_bytes(received_, row),
-                     in_bytes(sent_, row));
+  ranks_->all_to_all(buffer_of(home), buffer_of(leaving), in_bytes(received_, row), in_bytes(sent_, row));
   return home;
 }
 

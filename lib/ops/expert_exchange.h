@@ -47,4 +47,7 @@ class ExpertExchange {
   Tensor from_, to_;
 };
 
+// The given rows (i32) of x.
+Tensor picked_rows(const Tensor& x, const Tensor& rows, Allocator& allocator);
+
 }  // namespace automodel::ops

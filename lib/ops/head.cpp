@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "ops/buffer.h"
 #include "ops/linear.h"
 
 namespace automodel::ops {
@@ -31,7 +32,7 @@ void cross_entropy_with(const VocabularyPart& part, const Tensor& losses, const 
   Tensor all = Tensor::empty({ranks, rows, 3}, DType::kF32, allocator, MemoryClass::kCommunication);
   Tensor own = all.narrow(part.ranks->rank(), 1);
   k.cross_entropy_part(own.view({rows, 3}), logits, *args.labels, part.first);
-  part.ranks->all_gather({all.raw(), all.numel(), DType::kF32}, {own.raw(), own.numel(), DType::kF32});
+  part.ranks->all_gather(buffer_of(all), buffer_of(own));
   k.cross_entropy_join(losses, dlogits, logits, all, args);
 }
 
@@ -52,7 +53,7 @@ Tensor gather_vocabulary(const Tensor& part, int64_t vocabulary, comm::Communica
          out = workspace({rows, vocabulary});
   zero(own);
   for (int64_t r = 0; r < rows; ++r) copy(own.narrow(r, 1).columns(0, part.cols()), part.narrow(r, 1));
-  ranks.all_gather({all.raw(), all.numel(), all.dtype()}, {own.raw(), own.numel(), own.dtype()});
+  ranks.all_gather(buffer_of(all), buffer_of(own));
   for (int64_t p = 0; p < ranks.size(); ++p) {
     int64_t first = p * each, width = std::min(each, vocabulary - first);
     for (int64_t r = 0; r < rows && width > 0; ++r)

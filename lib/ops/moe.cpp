@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "ops/buffer.h"
 #include "ops/expert_exchange.h"
 
 namespace automodel::ops {
@@ -19,12 +20,6 @@ using autograd::Slot;
 using autograd::Var;
 
 namespace {
-
-Tensor picked(const Tensor& table, const Tensor& rows, Allocator& allocator) {
-  Tensor y = Tensor::empty({rows.numel(), table.cols()}, table.dtype(), allocator);
-  kernels(table.device()).embedding_forward(y, rows, table, 0);
-  return y;
-}
 
 Tensor column(const Tensor& x) {
   return x.view({x.numel(), 1});
@@ -50,7 +45,7 @@ Tensor balance_gradient(Routing& routing, const Tensor& probs, const Router& rou
   Tensor sums = Tensor::empty({rows.samples, 2 * n + 2}, DType::kF64, allocator, MemoryClass::kWorkspace);
   k.route_sums(sums, probs, routing.experts, balance.labels, args);
   for (comm::Communicator* ranks : balance.sharing)
-    if (ranks != nullptr) ranks->all_reduce({sums.raw(), sums.numel(), DType::kF64}, comm::Reduce::kSum);
+    if (ranks != nullptr) ranks->all_reduce(buffer_of(sums), comm::Reduce::kSum);
   routing.balance = Tensor::empty({rows.samples}, DType::kF32, allocator);
   Tensor dprobs = Tensor::empty({rows.samples, n}, DType::kF32, allocator);
   k.balance_loss(routing.balance, dprobs, sums, router.top_k, balance.scale);
@@ -75,7 +70,7 @@ struct Work {
       if (Interval rows = trip.rows(static_cast<int64_t>(e)); rows.size() > 0) f(own[e], rows.begin, rows.size());
   }
   // A copy of its row for each choice, where the experts are.
-  Tensor spread(const Tensor& x) const { return trip.to_experts(picked(x, tokens, allocator)); }
+  Tensor spread(const Tensor& x) const { return trip.to_experts(picked_rows(x, tokens, allocator)); }
   Tensor inner(const Tensor& gate_up) const {
     Tensor y = Tensor::empty({gate_up.rows(), gate_up.cols() / 2}, gate_up.dtype(), allocator);
     kernels(y.device()).gated_forward(y, gate_up, act);
@@ -107,7 +102,7 @@ void backward_experts(Gradients& g, const std::shared_ptr<Work>& work, const Ten
     Tensor dscales = Tensor::empty(scales.shape(), DType::kF32, work->allocator);
     k.row_products(dscales, dinner, inner);
     Tensor home = work->trip.to_home(dscales);
-    g.pass(1, picked(home, work->slots, work->allocator).view(work->slots.shape()));
+    g.pass(1, picked_rows(home, work->slots, work->allocator).view(work->slots.shape()));
   }
   k.scale_rows(dinner, dinner, scales);
   k.scale_rows(inner, inner, scales);
@@ -190,7 +185,7 @@ Var experts(const Var& x, const Routing& routing, std::span<const Expert> own, c
            width, down.shape().str());
 
   Tensor in = work->spread(x.value);
-  Tensor scales = work->trip.to_experts(picked(column(routing.weights.value), work->copies, allocator));
+  Tensor scales = work->trip.to_experts(picked_rows(column(routing.weights.value), work->copies, allocator));
   Tensor gate_up = Tensor::empty({copies, 2 * inner_width}, x.value.dtype(), allocator);
   work->each([&](const Expert& e, int64_t at, int64_t rows) {
     project(gate_up.narrow(at, rows), in.narrow(at, rows), e.gate_up, args.alike);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "ops/buffer.h"
+
 namespace automodel::ops {
 
 using autograd::Gradients;
@@ -10,10 +12,6 @@ using autograd::Var;
 using comm::Communicator;
 
 namespace {
-
-comm::Buffer buffer_of(const Tensor& t) {
-  return {t.raw(), t.numel(), t.dtype()};
-}
 
 int64_t part_of(int64_t rows, const Communicator& ranks) {
   return (rows + ranks.size() - 1) / ranks.size();

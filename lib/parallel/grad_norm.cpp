@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/buffer.h"
 #include "ops/kernels.h"
 
 namespace automodel::parallel {
@@ -25,7 +26,7 @@ float gradient_norm(const std::vector<std::unique_ptr<Unit>>& units, const NormR
   for (const auto& unit : units)
     if (std::ranges::find(kinds, &unit->ranks()) == kinds.end()) kinds.push_back(&unit->ranks());
   auto add_over = [](const Tensor& number, comm::Communicator* over) {
-    if (over != nullptr && over->size() > 1) over->all_reduce({number.raw(), 1, DType::kF64}, comm::Reduce::kSum);
+    if (over != nullptr && over->size() > 1) over->all_reduce(ops::buffer_of(number), comm::Reduce::kSum);
   };
   Tensor all = Tensor::zeros({static_cast<int64_t>(kinds.size()) + 1}, DType::kF64, allocator, MemoryClass::kWorkspace);
   Tensor sum = all.narrow(0, 1);

@@ -13,10 +13,12 @@
 #include <vector>
 
 #include "core/error.h"
+#include "ops/buffer.h"
 
 namespace automodel::parallel {
 namespace {
 
+using ops::buffer_of;
 using Clock = std::chrono::steady_clock;
 
 // What enters a stage: its input, or the gradient of its output.
@@ -36,10 +38,6 @@ struct Parcel {
 
 bool is_backward(Work work) {
   return work == Work::kBackward || work == Work::kInput;
-}
-
-comm::Buffer buffer_of(const Tensor& tensor) {
-  return {tensor.raw(), tensor.numel(), tensor.dtype()};
 }
 
 class Executor {

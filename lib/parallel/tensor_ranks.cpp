@@ -1,5 +1,7 @@
 #include "parallel/tensor_ranks.h"
 
+#include "ops/buffer.h"
+
 namespace automodel::parallel {
 
 using comm::Communicator;
@@ -40,7 +42,7 @@ void TensorRanks::sum_gradients(const std::vector<nn::Param*>& params, Allocator
       copy(flat.narrow(at, g.numel()), g.view({g.numel()}));
       at += g.numel();
     }
-    ranks->all_reduce({flat.raw(), count, DType::kF32}, comm::Reduce::kSum);
+    ranks->all_reduce(ops::buffer_of(flat), comm::Reduce::kSum);
     at = 0;
     for (const Tensor& g : gradients) {
       copy(g.view({g.numel()}), flat.narrow(at, g.numel()));

@@ -12,6 +12,8 @@ namespace automodel::parallel {
 
 class TensorRanks {
  public:
+  // Ranks that have nothing in common.
+  TensorRanks() = default;
   // `params` are placed (nn::Param::place). `ranks.tp` outlives this object. Collective over it.
   TensorRanks(const nn::Parallel& ranks, const std::vector<nn::Param*>& params);
 

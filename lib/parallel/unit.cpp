@@ -3,16 +3,12 @@
 #include <utility>
 
 #include "core/error.h"
+#include "ops/buffer.h"
 #include "ops/kernels.h"
 
 namespace automodel::parallel {
-namespace {
 
-comm::Buffer buffer_of(const Tensor& t) {
-  return {t.raw(), t.numel(), t.dtype()};
-}
-
-}  // namespace
+using ops::buffer_of;
 
 Unit::Unit(std::vector<nn::Param*> params, const DataRanks& ranks, const TensorRanks& tensor_ranks,
            const UnitOptions& options, Allocator& allocator)

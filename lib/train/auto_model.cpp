@@ -113,8 +113,11 @@ PlacedModel::PlacedModel(ModelSource source, comm::World& world, const ResolvedS
   check(source_.model->info(), world, setup);
   engine::EngineOptions placed = options;
   const auto strategy = setup.strategy_config.value_or(distributed::DDPConfig{});
-  place_by(placed, strategy, mesh_context_.dp_replicate_size().value_or(1), setup.activation_checkpointing,
-           distributed::precision_of(strategy, source_.storage));
+  place_by(placed, {.strategy = strategy,
+                    .replicas = mesh_context_.dp_replicate_size().value_or(1),
+                    .checkpointing = setup.activation_checkpointing,
+                    .precision = distributed::precision_of(strategy, source_.storage),
+                    .experts = setup.moe_parallel_config});
   if (!setup.strategy_config) {
     alone_ = world.global().group(std::vector<int>{world.rank()}, "alone");
     groups_ = std::make_unique<parallel::JobGroups>(distributed::MeshContext(1), *alone_);

@@ -129,7 +129,7 @@ engine::Pipeline pipeline_of(const BenchMesh& mesh, models::CausalLM& model, int
 engine::EngineOptions options_of(const BenchShape& shape, const distributed::DistributedSetup& setup,
                                  models::CausalLM& model, int64_t rows) {
   engine::EngineOptions options;
-  place_by(options, setup.strategy_config, 1, setup.activation_checkpointing, {});
+  place_by(options, {.strategy = setup.strategy_config, .checkpointing = setup.activation_checkpointing});
   options.unit.param_dtype = shape.dtype;
   options.unit.reduce_dtype = DType::kF32;
   if (setup.mesh_context.pp_enabled()) options.pipeline = pipeline_of(shape.mesh, model, rows);

@@ -7,9 +7,7 @@ namespace automodel::train {
 
 std::pair<double, int64_t> evaluate(engine::Engine& engine, const Job& job, comm::Communicator& ranks,
                                     std::shared_ptr<const data::Dataset> dataset) {
-  data::LoaderOptions options = loader_options(job, job.config().validation_dataloader, 0, false);
-  options.sampler.data_rank = ranks.rank();
-  data::Loader loader(std::move(dataset), options);
+  data::Loader loader(std::move(dataset), loader_options(job, job.config().validation_dataloader, ranks.rank(), false));
   double sum = 0;
   int64_t labels = 0;
   for (int64_t i = 0; i < loader.batches_per_epoch(); ++i) {

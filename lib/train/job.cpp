@@ -79,7 +79,7 @@ void open_data(Job& job, bool for_training, Mistakes& mistakes) {
 // How many steps there are, and the learning rate of each.
 void count_steps(Job& job) {
   const RecipeConfig& config = job.config();
-  int64_t local = local_batch(job), ranks = job.setup->mesh_context.data_ranks();
+  int64_t local = local_batch(job, config.dataloader), ranks = job.setup->mesh_context.data_ranks();
   job.batches_per_epoch = data::batches_per_epoch(job.dataset->size(), local, ranks, config.dataloader.drop_last);
   AM_CHECK(
       job.batches_per_epoch > 0, Fault::kData,
@@ -111,6 +111,9 @@ Job read_job(const RecipeSource& source, int world_size, bool for_training, conf
   job.recipe = load_recipe(source, report);
   job.world_size = world_size;
   if (for_training) job.setup = check_against_world(job.recipe, world_size, report);
+  const config::Node* method = job.recipe.node.at_path("context_parallel.method");
+  if (job.setup && method != nullptr && job.setup->mesh_context.cp_size() == 1)
+    report.note({"context_parallel.method", "has no effect: cp_size is 1", "", method->origin()});
   job.recipe.notes = report.notes();
   return job;
 }
@@ -184,13 +187,14 @@ engine::EngineOptions engine_options(const Job& job) {
   const RecipeConfig& config = job.config();
   engine::EngineOptions options;
   auto replicas = static_cast<int>(distributed::sizes_of(config.distributed).dp_replicate_size.value_or(1));
-  place_by(options, distributed::options_of(config.distributed), replicas,
-           distributed::activation_checkpointing_of(config.distributed), job.precision);
+  place_by(options, {.strategy = distributed::options_of(config.distributed),
+                     .replicas = replicas,
+                     .checkpointing = distributed::activation_checkpointing_of(config.distributed),
+                     .precision = job.precision,
+                     .experts = job.setup ? job.setup->moe_parallel_config : std::nullopt});
   if (job.setup && job.setup->pipeline_config)
     options.pipeline = make_pipeline(*job.setup->pipeline_config, *job.source.model, job.setup->mesh_context.pp_size(),
-                                     local_batch(job));
-  if (job.setup && job.setup->moe_parallel_config && !options.reshard_after_forward)
-    options.reshard_after_forward = job.setup->moe_parallel_config->reshard_after_forward;
+                                     local_batch(job, config.dataloader));
   options.max_grad_norm = config.clip_grad_norm.max_norm;
   options.dropout_seed = static_cast<uint64_t>(config.base_seed());
   options.adam = optim::resolve(config.optimizer);
@@ -202,14 +206,15 @@ parallel::SharingOptions sharing_options(const Job& job) {
   return {parallel::sequence_parallel_of(job.setup->strategy_config), job.config().context_parallel.method};
 }
 
-int64_t local_batch(const Job& job) {
-  return job.config().dataloader.batch_size.value_or(job.config().step_scheduler.local_batch_size);
+int64_t local_batch(const Job& job, const data::DataloaderConfig& dataloader) {
+  return dataloader.batch_size.value_or(job.config().step_scheduler.local_batch_size);
 }
 
-data::LoaderOptions loader_options(const Job& job, const data::DataloaderConfig& dataloader, int rank, bool training) {
+data::LoaderOptions loader_options(const Job& job, const data::DataloaderConfig& dataloader, int data_rank,
+                                   bool training) {
   data::LoaderOptions options;
-  options.sampler.local_batch = dataloader.batch_size.value_or(job.config().step_scheduler.local_batch_size);
-  options.sampler.data_rank = job.setup ? job.setup->mesh_context.data_rank(rank) : rank;
+  options.sampler.local_batch = local_batch(job, dataloader);
+  options.sampler.data_rank = data_rank;
   options.sampler.data_world = job.setup ? job.setup->mesh_context.data_ranks() : job.world_size;
   options.sampler.shuffle = dataloader.shuffle.value_or(training);
   options.sampler.seed = static_cast<uint64_t>(job.config().base_seed());

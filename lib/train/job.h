@@ -53,11 +53,12 @@ engine::EngineOptions engine_options(const Job& job);
 // How the ranks of a training job share the work beyond its mesh.
 parallel::SharingOptions sharing_options(const Job& job);
 
-// Samples of one training batch of a rank.
-int64_t local_batch(const Job& job);
+// Samples of one batch of a rank.
+int64_t local_batch(const Job& job, const data::DataloaderConfig& dataloader);
 
-// The loader of a dataset on one rank; ranks that share batches read the same.
-data::LoaderOptions loader_options(const Job& job, const data::DataloaderConfig& dataloader, int rank, bool training);
+// The loader of a dataset on one of the data-parallel ranks.
+data::LoaderOptions loader_options(const Job& job, const data::DataloaderConfig& dataloader, int data_rank,
+                                   bool training);
 
 // tokens -> ids as a prompt: with the tokenizer's special tokens in front, without those at the end.
 std::vector<int32_t> encode_prompt(const data::Tokenizer& tokenizer, const std::string& text);

@@ -24,15 +24,18 @@ void place_megatron(engine::EngineOptions& options, const distributed::MegatronF
 
 }  // namespace
 
-void place_by(engine::EngineOptions& options, const distributed::StrategyConfig& strategy, int replicas,
-              distributed::ActivationCheckpointing checkpointing, const distributed::Precision& precision) {
-  options.unit.param_dtype = precision.param;
-  options.unit.reduce_dtype = precision.reduce;
-  if (const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy)) place_fsdp2(options, *fsdp2, replicas);
+void place_by(engine::EngineOptions& options, const Placing& placing) {
+  const distributed::StrategyConfig& strategy = placing.strategy;
+  options.unit.param_dtype = placing.precision.param;
+  options.unit.reduce_dtype = placing.precision.reduce;
+  if (const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy))
+    place_fsdp2(options, *fsdp2, placing.replicas);
   if (const auto* m = std::get_if<distributed::MegatronFSDPConfig>(&strategy)) place_megatron(options, *m);
   if (std::holds_alternative<distributed::DDPConfig>(strategy)) options.unit.shard = false;
+  if (placing.experts && !options.reshard_after_forward)
+    options.reshard_after_forward = placing.experts->reshard_after_forward;
   const distributed::CheckpointScope* scope = distributed::scope_of(strategy);
-  options.activation_checkpointing = checkpointing == distributed::ActivationCheckpointing::kFull &&
+  options.activation_checkpointing = placing.checkpointing == distributed::ActivationCheckpointing::kFull &&
                                      (scope == nullptr || distributed::covers_language(*scope));
 }
 

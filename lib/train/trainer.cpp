@@ -65,7 +65,7 @@ Trainer::Trainer(Job& job, comm::World& world)
       groups_(job.setup->mesh_context, world.global(), sharing_options(job)),
       allocator_(make_cpu_allocator()),
       engine_(*job.source.model, groups_.all(), *allocator_, engine_options(job)),
-      loader_(job.dataset, loader_options(job, job.config().dataloader, world.rank(), true)) {
+      loader_(job.dataset, loader_options(job, job.config().dataloader, groups_.batch().rank(), true)) {
   if (job.config().mfu.peak_tflops) peak_flops_ = *job.config().mfu.peak_tflops * 1e12;
   at_ = {job.config().step_scheduler.start_step, job.config().step_scheduler.start_epoch};
   if (job.config().checkpoint.enabled)

@@ -15,22 +15,13 @@
 #include "program.h"
 
 using namespace automodel;
+using cli_test::Folder;
 using cli_test::Run;
 using cli_test::run;
 using nlohmann::json;
 namespace fs = std::filesystem;
 
 namespace {
-
-struct Folder {
-  Folder() : path(fs::temp_directory_path() / ("automodel-meshes-" + std::to_string(::getpid()))) {
-    fs::remove_all(path);
-    fs::create_directories(path);
-  }
-  ~Folder() { fs::remove_all(path); }
-  std::string operator/(const std::string& name) const { return (path / name).string(); }
-  fs::path path;
-};
 
 // A text that a model learns from in a few steps: the numbers in order, as words of digits.
 void write_text(const std::string& file) {
@@ -129,7 +120,7 @@ void check_as_one(const Losses& mesh, const Losses& one) {
 void check_meshes(const char* model, const std::vector<Mesh>& meshes) {
   // More processes than cores: threads of their own would only wait for each other.
   ::setenv("OMP_NUM_THREADS", "1", 1);
-  Folder folder;
+  Folder folder("meshes");
   write_text(folder / "text.txt");
   std::ofstream(folder / "recipe.yaml") << recipe_of(folder / "text.txt", model);
   Losses one = train(folder / "recipe.yaml", folder / "one", {1, ""});

@@ -12,6 +12,7 @@
 #include "program.h"
 
 using namespace automodel;
+using cli_test::Folder;
 using cli_test::has;
 using cli_test::Run;
 using cli_test::run;
@@ -19,16 +20,6 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 namespace {
-
-struct Folder {
-  Folder() : path(fs::temp_directory_path() / ("automodel-runs-" + std::to_string(::getpid()))) {
-    fs::remove_all(path);
-    fs::create_directories(path);
-  }
-  ~Folder() { fs::remove_all(path); }
-  std::string operator/(const std::string& name) const { return (path / name).string(); }
-  fs::path path;
-};
 
 // The smoke recipe in fp32 with checkpoints in `folder`.
 std::string smoke(const std::string& folder, int ranks, const std::string& more = "") {
@@ -47,7 +38,7 @@ std::vector<json> records(const std::string& file) {
 }  // namespace
 
 TEST_CASE("two processes under mpirun train as one does, for both strategies, and write one checkpoint format") {
-  Folder folder;
+  Folder folder("runs");
   Run one = run(smoke(folder / "one", 1));
   REQUIRE_MESSAGE(one.code == 0, one.output);
   auto expected = records(folder / "one/training.jsonl");
@@ -82,7 +73,7 @@ TEST_CASE("two processes under mpirun train as one does, for both strategies, an
 }
 
 TEST_CASE("a rank that is killed ends the job with exit code 1, and what was saved stays usable") {
-  Folder folder;
+  Folder folder("runs");
   std::string where = folder / "run";
   // The rank is a child of the mpirun that the program started.
   Run killed = run(smoke(where, 2,
@@ -97,7 +88,7 @@ TEST_CASE("a rank that is killed ends the job with exit code 1, and what was sav
 }
 
 TEST_CASE("SIGTERM leads to a checkpoint and exit code 143, and the next run resumes") {
-  Folder folder;
+  Folder folder("runs");
   std::string where = folder / "run";
   for (int ranks : {1, 2}) {
     fs::remove_all(where);
@@ -116,7 +107,7 @@ TEST_CASE("SIGTERM leads to a checkpoint and exit code 143, and the next run res
 }
 
 TEST_CASE("bad input returns 2, names the culprit and starts no rank") {
-  Folder folder;
+  Folder folder("runs");
   auto refused = [&](const std::string& arguments, const std::string& word) {
     CAPTURE(arguments);
     Run result = run(smoke(folder / "never", 2, arguments));

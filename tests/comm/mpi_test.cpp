@@ -1,57 +1,24 @@
 // The mpi backend under the real mpirun: the suite on 2, 3 and 4 processes, and what happens when a rank fails.
 #include <doctest/doctest.h>
-#include <sys/wait.h>
 
-#include <chrono>
-#include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <string>
-#include <thread>
+
+#include "support/processes.h"
+
+using namespace automodel;
+using test::Outcome;
 
 namespace {
 
-struct Outcome {
-  int code;
-  double seconds;
-  std::string output;
-
-  int count(const std::string& text) const {
-    int n = 0;
-    for (size_t at = output.find(text); at != std::string::npos; at = output.find(text, at + 1)) ++n;
-    return n;
-  }
-};
-
 Outcome mpirun(int ranks, const std::string& arguments) {
-  const std::string command =
+  return test::run_command(
       "OMPI_MCA_plm=isolated OMP_NUM_THREADS=1 mpirun --allow-run-as-root --oversubscribe --bind-to none -n " +
-      std::to_string(ranks) + " " COMM_MPI " " + arguments + " 2>&1";
-  const auto start = std::chrono::steady_clock::now();
-  FILE* pipe = popen(command.c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  Outcome outcome{};
-  char buffer[4096];
-  while (const size_t n = fread(buffer, 1, sizeof buffer, pipe)) outcome.output.append(buffer, n);
-  const int status = pclose(pipe);
-  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return outcome;
+      std::to_string(ranks) + " " COMM_MPI " " + arguments);
 }
 
-// Every process of the job is gone (a moment after mpirun, at most).
 bool no_orphans() {
-  namespace fs = std::filesystem;
-  for (int attempt = 0; attempt < 20; ++attempt) {
-    int alive = 0;
-    for (const auto& entry : fs::directory_iterator("/proc")) {
-      std::error_code ignored;
-      alive += fs::read_symlink(entry.path() / "exe", ignored) == fs::path(COMM_MPI);
-    }
-    if (alive == 0) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  }
-  return false;
+  return test::no_orphans(COMM_MPI);
 }
 
 }  // namespace

@@ -1,54 +1,25 @@
 // Real jobs of four processes in which one fails in the middle of a collective: all of them end soon, with exit code 1
 // and a message that names the rank, its place in the mesh and what the others waited for.
 #include <doctest/doctest.h>
-#include <sys/wait.h>
 
-#include <chrono>
-#include <cstdio>
-#include <filesystem>
 #include <string>
-#include <thread>
+
+#include "support/processes.h"
+
+using namespace automodel;
+using test::Outcome;
 
 namespace {
 
 const char* const kCalls[] = {"barrier",   "all_reduce", "all_gather", "reduce_scatter",
                               "broadcast", "all_to_all", "exchange"};
 
-struct Outcome {
-  int code = -1;
-  double seconds = 0;
-  std::string output;
-
-  bool has(const std::string& text) const { return output.find(text) != std::string::npos; }
-};
-
 Outcome job(const std::string& arguments, const std::string& environment = "") {
-  const std::string command = environment + " OMP_NUM_THREADS=1 " FAULTS_JOB " " + arguments + " 2>&1";
-  const auto start = std::chrono::steady_clock::now();
-  std::FILE* pipe = popen(command.c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  Outcome outcome;
-  char buffer[4096];
-  while (const size_t n = fread(buffer, 1, sizeof buffer, pipe)) outcome.output.append(buffer, n);
-  const int status = pclose(pipe);
-  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return outcome;
+  return test::run_command(environment + " OMP_NUM_THREADS=1 " FAULTS_JOB " " + arguments);
 }
 
-// Every process of the job is gone, a moment after the launcher at most.
 bool no_orphans(int tenths = 20) {
-  namespace fs = std::filesystem;
-  for (int attempt = 0; attempt < tenths; ++attempt) {
-    int alive = 0;
-    for (const auto& entry : fs::directory_iterator("/proc")) {
-      std::error_code ignored;
-      alive += fs::read_symlink(entry.path() / "exe", ignored) == fs::path(FAULTS_JOB);
-    }
-    if (alive == 0) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  }
-  return false;
+  return test::no_orphans(FAULTS_JOB, tenths);
 }
 
 std::string name_of(int rank) {

@@ -7,6 +7,7 @@
 #include "support/mesh_job.h"
 
 using namespace automodel;
+using test::job_of;
 using test::MeshJob;
 using test::MeshSizes;
 using test::MeshTrace;
@@ -25,14 +26,6 @@ const char* const kQwen3Moe = R"({"model_type": "qwen3_moe", "vocab_size": 59, "
   "max_position_embeddings": 64})";
 
 const std::map<std::string, const char*> kModels{{"mixtral", kMixtral}, {"qwen3_moe", kQwen3Moe}};
-
-MeshJob job_of(const char* config, const MeshSizes& mesh) {
-  MeshJob job;
-  job.config = config;
-  job.mesh = mesh;
-  job.options = test::exact_options();
-  return job;
-}
 
 }  // namespace
 

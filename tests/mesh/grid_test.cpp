@@ -56,7 +56,6 @@ class Grid {
     MeshJob job;
     for (const auto& [name, config] : test::tiny_models())
       if (name == model) job.config = config;
-    job.options = test::exact_options();
     job.global_batch = 16;
     job.packed = jobs_ % 2 == 1;
     job.accumulation = jobs_ % 3 == 0 ? 2 : 1;

@@ -19,7 +19,6 @@ MemoryStats largest(const MeshSizes& mesh, bool checkpointed = false) {
   MeshJob job;
   job.config = kWide;
   job.mesh = mesh;
-  job.options = test::exact_options();
   job.options.activation_checkpointing = checkpointed;
   job.steps = 2;
   job.accumulation = 1;

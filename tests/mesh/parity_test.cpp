@@ -9,6 +9,7 @@
 #include "support/tiny_models.h"
 
 using namespace automodel;
+using test::job_of;
 using test::MeshJob;
 using test::MeshSizes;
 using test::MeshTrace;
@@ -17,14 +18,6 @@ namespace {
 
 const auto kModels = test::tiny_models();
 const std::string kQwen3 = test::kTinyQwen3, kMixtral = test::kTinyMixtral;
-
-MeshJob job_of(const std::string& config, const MeshSizes& mesh) {
-  MeshJob job;
-  job.config = config;
-  job.mesh = mesh;
-  job.options = test::exact_options();
-  return job;
-}
 
 }  // namespace
 
@@ -184,5 +177,20 @@ TEST_CASE("expert-parallel ranks train as one rank does") {
     if (mesh.pp > 1) continue;
     job.options.unit.shard = false;
     test::check_close(test::run_job(job), one);
+  }
+}
+
+TEST_CASE("dropping the weights of a stage between its microbatches changes no bit") {
+  for (const char* schedule : {"1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV"}) {
+    CAPTURE(schedule);
+    MeshJob job = job_of(kMixtral, {.pp = 2, .dp_shard = 2, .tp = 2, .ep = 2, .sequence_parallel = true});
+    job.schedule = schedule;
+    job.steps = 3;
+    MeshTrace kept = test::run_job(job);
+    job.options.reshard_after_forward = true;
+    test::check_identical(test::run_job(job), kept);
+    job.options.prefetch = 2;
+    job.options.activation_checkpointing = true;
+    test::check_identical(test::run_job(job), kept);
   }
 }

@@ -15,12 +15,15 @@
 #include "core/rng.h"
 #include "ops/moe.h"
 #include "ops/pointwise.h"
+#include "support/distance.h"
 #include "support/run_mesh.h"
 
 using namespace automodel;
 using autograd::Param;
 using autograd::Tape;
 using autograd::Var;
+
+using test::distance;
 
 namespace {
 
@@ -229,17 +232,6 @@ Trace run_shared(int sharing, Tape::Wgrads when) {
       for (int part = 0; part < 3; ++part) add(std::to_string(e) + "." + std::to_string(part), layer.weights[e][part]);
   });
   return trace;
-}
-
-template <class T>
-double distance(const std::vector<T>& a, const std::vector<T>& b) {
-  REQUIRE(a.size() == b.size());
-  double difference = 0, norm = 1e-12;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
-    norm += std::pow(static_cast<double>(b[i]), 2);
-  }
-  return std::sqrt(difference / norm);
 }
 
 }  // namespace

@@ -107,7 +107,7 @@ class RankJob {
                 world.global()),
         allocator_(make_cpu_allocator()),
         model_(models::build(config::parse_json(job.config, "config.json"))) {
-    parallel::Groups groups;
+    parallel::Groups& groups = engine_groups_;
     groups.data = &groups_.along({"dp_replicate", "dp_shard", "cp"});
     if (job.mesh.tp > 1) groups.model.tp = &groups_.along({"tp"});
     if (job.mesh.cp > 1) groups.model.cp = &groups_.along({"cp"});
@@ -121,10 +121,10 @@ class RankJob {
     }
     groups.model.context_method = job.context_method;
     groups.model.sequence_parallel = job.mesh.sequence_parallel;
-    engine::EngineOptions options = job.options;
-    options.unit.replicas = job.mesh.dp_replicate;
-    if (job.mesh.pp > 1) options.pipeline = pipeline();
-    engine_.emplace(*model_, groups, *allocator_, options);
+    options_ = job.options;
+    options_.unit.replicas = job.mesh.dp_replicate;
+    if (job.mesh.pp > 1) options_.pipeline = pipeline();
+    engine_.emplace(*model_, groups, *allocator_, options_);
     engine_->initialise(42);
   }
 
@@ -139,6 +139,7 @@ class RankJob {
           place(trace.gradients, *p.param, p.begin, p.end, unit->gradient().template data<float>() + p.flat);
     });
     for (int step = 0; step < job_.steps; ++step) {
+      if (job_.stop > 0 && step == job_.stop) start_again();
       allocator_->reset_peaks();
       auto batches = batches_of(job_, step, dp_rank, vocab);
       auto result = engine_->step({batches, label_count(job_, step, vocab), 3e-3, 0.1});
@@ -154,6 +155,21 @@ class RankJob {
   }
 
  private:
+  // Puts another engine with the same state into the place of the present one.
+  void start_again() {
+    std::vector<std::vector<float>> kept;
+    for (const auto& s : engine_->state())
+      for (const float* from : {s.master, s.exp_avg, s.exp_avg_sq}) kept.emplace_back(from, from + (s.end - s.begin));
+    int64_t updates = engine_->updates();
+    engine_.reset();
+    engine_.emplace(*model_, engine_groups_, *allocator_, options_);
+    auto next = kept.begin();
+    for (const auto& s : engine_->state())
+      for (float* to : {s.master, s.exp_avg, s.exp_avg_sq}) std::ranges::copy(*next++, to);
+    engine_->set_updates(updates);
+    engine_->publish();
+  }
+
   engine::Pipeline pipeline() const {
     int per_rank = parallel::is_single_stage(job_.schedule) ? 1 : 2, stages = per_rank * job_.mesh.pp;
     return {parallel::make_schedule({job_.schedule, job_.mesh.pp, stages, job_.microbatches}),
@@ -164,6 +180,8 @@ class RankJob {
   comm::World& world_;
   comm::MeshGroups groups_;
   std::optional<comm::MeshGroups> experts_;
+  parallel::Groups engine_groups_;
+  engine::EngineOptions options_;
   std::unique_ptr<Allocator> allocator_;
   std::unique_ptr<models::CausalLM> model_;
   std::optional<engine::Engine> engine_;

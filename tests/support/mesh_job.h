@@ -24,11 +24,14 @@ struct MeshSizes {
   std::string text() const;
 };
 
+// fp32, clipping that acts in every step.
+engine::EngineOptions exact_options();
+
 struct MeshJob {
   std::string config;  // config.json
   MeshSizes mesh;
   ops::ContextMethod context_method = ops::ContextMethod::kAllGather;
-  engine::EngineOptions options;
+  engine::EngineOptions options = exact_options();
   std::string schedule = "1F1B";  // with several stages
   int microbatches = 4;           // of a batch, with several stages
   int steps = 10;
@@ -36,7 +39,15 @@ struct MeshJob {
   int64_t global_batch = 32;
   int64_t length = 13;  // tokens of a sample
   bool packed = false;  // samples hold several documents
+  int stop = 0;         // after so many steps another engine goes on with the state of the first; 0: never
 };
+
+inline MeshJob job_of(const std::string& config, const MeshSizes& mesh) {
+  MeshJob job;
+  job.config = config;
+  job.mesh = mesh;
+  return job;
+}
 
 struct MeshTrace {
   std::vector<double> losses;
@@ -59,9 +70,6 @@ Sample sample_of(const MeshJob& job, int step, int64_t number, int64_t vocab);
 // What a data-parallel rank gets of a step.
 std::vector<nn::Tokens> batches_of(const MeshJob& job, int step, int dp_rank, int64_t vocab);
 int64_t label_count(const MeshJob& job, int step, int64_t vocab);
-
-// fp32, clipping that acts in every step.
-engine::EngineOptions exact_options();
 
 // ARCHITECTURE law 2: first loss 1e-6, gradients 1e-5 of each tensor's norm, norm 1e-5, later losses 1e-5.
 // The relative errors, the largest of each kind.

@@ -11,7 +11,7 @@ namespace {
 engine::EngineOptions placed(const StrategyConfig& strategy, int replicas = 1,
                              ActivationCheckpointing checkpointing = ActivationCheckpointing::kNone) {
   engine::EngineOptions options;
-  train::place_by(options, strategy, replicas, checkpointing, precision_of(strategy, DType::kBF16));
+  train::place_by(options, {strategy, replicas, checkpointing, precision_of(strategy, DType::kBF16), std::nullopt});
   return options;
 }
 

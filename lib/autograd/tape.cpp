@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "autograd/checkpoint.h"
 #include "core/error.h"
 
 namespace automodel::autograd {
@@ -127,19 +128,34 @@ int64_t Tape::saved_bytes() const {
   return total;
 }
 
-Var checkpoint(const Var& x, std::function<Var(const Var&)> block) {
-  Tape& outer = *x.tape;
-  Tape quiet(outer.allocator(), outer.add(), false);
-  Tensor out = block(quiet.input(x.value)).value;
-  return outer.record("checkpoint", std::move(out), {x}, true, {x.value}, [block, &outer](Gradients& g) {
-    // The inner tape lives on while its weight gradients wait.
-    auto inner = std::make_shared<Tape>(outer.allocator(), outer.add(), true);
-    Var again = inner->input(g.saved(0), g.needed(0));
-    Var y = block(again);
-    inner->backward(y, g.dy(), Tape::Wgrads::kLater);
-    if (Tensor dx = inner->grad(again); dx.defined()) g.pass(0, std::move(dx));
-    g.wgrad([inner] { inner->run_wgrads(); });
-  });
+bool Tape::recall(std::span<Tensor> values) {
+  return memory_ && memory_->recall(values, allocator_);
+}
+
+void Tape::remember(const char* op, Work work, std::span<const Tensor> values) {
+  if (memory_) memory_->made(op, work, values);
+}
+
+Tensor Tape::writable(const Tensor& value) const {
+  return memory_ && memory_->keeps(value) ? value.clone() : value;
+}
+
+const char* name_of(Work work) {
+  switch (work) {
+    case Work::kProduct:
+      return "product";
+    case Work::kBiasedProduct:
+      return "product with bias";
+    case Work::kAttention:
+      return "attention";
+    case Work::kExchange:
+      return "exchange";
+    case Work::kRouting:
+      return "routing";
+    case Work::kLight:
+      return "light";
+  }
+  return "?";
 }
 
 }  // namespace automodel::autograd

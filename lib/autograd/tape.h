@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -17,6 +18,18 @@
 namespace automodel::autograd {
 
 class Tape;
+class Recollection;
+
+// What makes the values of an op, for the choice of what a checkpointed block keeps of them (autograd/checkpoint.h).
+enum class Work {
+  kProduct,        // a matrix product without bias, or a group of them
+  kBiasedProduct,  // one with
+  kAttention,
+  kExchange,  // a reduce-scatter or an all-to-all between ranks
+  kRouting,   // which experts get a token
+  kLight,     // the rest, where it can be left out at a block's end
+};
+const char* name_of(Work work);
 
 // A weight as the ops see it. `value` is valid while the weight's unit is gathered. `grad` is fp32, of the same shape,
 // and holds a sum once `has_grad` is set: the first contribution of a step overwrites it, later ones add.
@@ -118,6 +131,21 @@ class Tape {
   // True when record() would keep the op: lets an op skip computing what only its backward needs.
   bool keeps(std::span<const Var> inputs, bool trains) const;
 
+  // The values of an op: what `make` (which returns a std::array of tensors, undefined ones too) gives, or what a
+  // checkpoint kept of the same call in the first run of its block. Values that go into a Var belong here where making
+  // them is work or an exchange.
+  template <class Make>
+  auto made(const char* op, Work work, Make&& make) {
+    decltype(make()) values;
+    if (recall(values)) return values;
+    values = make();
+    remember(op, work, values);
+    return values;
+  }
+  // For an op that writes over its input: the input, or a copy when a checkpoint keeps it.
+  Tensor writable(const Tensor& value) const;
+  void recollect(std::shared_ptr<Recollection> memory) { memory_ = std::move(memory); }
+
   // `hook` runs when the reverse pass comes back to this point (all later ops done, no earlier one begun).
   void on_reverse(std::function<void()> hook);
 
@@ -131,7 +159,7 @@ class Tape {
   // The gradient of an input() after backward(); undefined when it has none.
   Tensor grad(const Var& v) const;
 
-  // Bytes that the recorded ops keep for their backward.
+  // Bytes that the recorded ops keep for their backward; not counting what checkpoints recall.
   int64_t saved_bytes() const;
 
  private:
@@ -151,6 +179,8 @@ class Tape {
     std::function<void()> hook;
   };
   int new_value(const Tensor& value, bool external);
+  bool recall(std::span<Tensor> values);
+  void remember(const char* op, Work work, std::span<const Tensor> values);
 
   Allocator& allocator_;
   AddInto add_;
@@ -159,11 +189,7 @@ class Tape {
   std::vector<Value> values_;
   std::vector<Node> nodes_;
   std::vector<std::function<void()>> pending_;
+  std::shared_ptr<Recollection> memory_;  // of the checkpointed block that runs on this tape
 };
-
-// Runs `block` without keeping its activations and runs it again in the reverse pass (activation checkpointing; Chen et
-// al., "Training Deep Nets with Sublinear Memory Cost", 2016). `block` must give the same numbers both times and may
-// use no Var but its argument. Gathering of parameters belongs outside.
-Var checkpoint(const Var& x, std::function<Var(const Var&)> block);
 
 }  // namespace automodel::autograd

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "autograd/checkpoint.h"
 #include "models/causal_lm.h"
 #include "optim/adam.h"
 #include "parallel/groups.h"
@@ -45,6 +46,8 @@ struct EngineOptions {
   int prefetch = 1;            // units gathered ahead in the forward; 0: none
   int prefetch_backward = 1;   // and in the backward
   bool activation_checkpointing = false;
+  autograd::Recall recall = autograd::Recall::kNothing;  // what it keeps besides the inputs of the layers
+  bool trace_checkpointing = false;                      // log once what becomes of each result of the first layer
   bool trains = true;          // false: no moments are allocated and step() must not be called
   double max_grad_norm = 1.0;  // <= 0: no clipping
   // Of the masks of dropout in step(); nothing: the model trains without the dropout that its config names.
@@ -149,6 +152,7 @@ class Engine {
   void release_layers();
   nn::Tokens local_tokens(const nn::Tokens& batch, bool trains) const;
   autograd::Var forward(const autograd::Var& input, int stage, Pass& pass);
+  autograd::CheckpointOptions checkpointing(int i);
   autograd::Var train_layer(int i, const autograd::Var& x, Pass& pass);
   Tensor forward_pass(Call& call, int stage, int microbatch, Tensor input);
   Tensor backward_pass(Call& call, int stage, int microbatch, Tensor gradient, parallel::Work work);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "core/rng.h"
 #include "engine/engine.h"
 #include "ops/buffer.h"
@@ -89,6 +90,15 @@ nn::Tokens Engine::local_tokens(const nn::Tokens& batch, bool trains) const {
   return tokens;
 }
 
+autograd::CheckpointOptions Engine::checkpointing(int i) {
+  autograd::CheckpointOptions options{options_.recall, model_.layer_ends_in_sum(i), {}};
+  if (!std::exchange(options_.trace_checkpointing, false)) return options;
+  options.trace = [i](const char* op, autograd::Work work, bool kept) {
+    log::info("activation checkpointing: layer {}: {} ({}): {}", i, op, name_of(work), kept ? "SAVE" : "RECOMPUTE");
+  };
+  return options;
+}
+
 Var Engine::train_layer(int i, const Var& x, Pass& pass) {
   Tape& tape = *pass.tape;
   // Markers run backwards: the one recorded before the layer runs when its backward is done.
@@ -101,9 +111,8 @@ Var Engine::train_layer(int i, const Var& x, Pass& pass) {
     });
   });
   const nn::Tokens& tokens = pass.tokens;
-  Var y = options_.activation_checkpointing
-              ? autograd::checkpoint(x, [this, i, &tokens](const Var& in) { return model_.layer(i, in, tokens); })
-              : model_.layer(i, x, tokens);
+  auto run = [this, i, &tokens](const Var& in) { return model_.layer(i, in, tokens); };
+  Var y = options_.activation_checkpointing ? autograd::checkpoint(x, run, checkpointing(i)) : run(x);
   tape.on_reverse([this, i] {
     for (parallel::Unit* unit : layer(i)) unit->gather();
     gather_ahead(i, -1);

@@ -59,6 +59,8 @@ class CausalLM {
   autograd::Var embed(autograd::Tape& tape, const nn::Tokens& tokens);
   // Needs the Params of layer i.
   autograd::Var layer(int i, const autograd::Var& x, const nn::Tokens& tokens);
+  // nn::Block::ends_in_sum of layer i.
+  bool layer_ends_in_sum(int i) const { return parts_.blocks[static_cast<size_t>(i)]->ends_in_sum(); }
   // Final norm, head and cross entropy; see ops::head_loss. Needs the head_params().
   ops::HeadLoss loss(const autograd::Var& x, const nn::Tokens& tokens, float grad_scale);
   // f32 [rows, vocab] of the rows x [rows, hidden], which all ranks have; on a tape that does not record.

@@ -14,6 +14,8 @@ class Block {
   virtual ~Block() = default;
   // x [T, hidden] -> [T, hidden].
   virtual autograd::Var forward(const autograd::Var& x, const Tokens& tokens) = 0;
+  // autograd::CheckpointOptions::ends_in_sum holds.
+  virtual bool ends_in_sum() const { return false; }
   // All weights, in the order in which they lie in a unit's flat buffer. The pointers stay valid as long as the block.
   virtual std::vector<Param*> params() = 0;
 };

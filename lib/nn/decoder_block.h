@@ -23,6 +23,8 @@ class DecoderBlock final : public Block {
     return ops::add(h, mlp_.forward(mlp_norm_.forward(h), tokens));
   }
 
+  bool ends_in_sum() const override { return true; }
+
   std::vector<Param*> params() override {
     std::vector<Param*> out;
     attention_norm_.collect(out);

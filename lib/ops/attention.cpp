@@ -1,6 +1,7 @@
 #include "ops/attention.h"
 
 #include <algorithm>
+#include <array>
 
 #include "core/error.h"
 
@@ -22,8 +23,9 @@ void check_attention(const Var& qkv, const AttentionArgs& args) {
 Var rope(const Var& qkv, const Tensor& positions, const RopeTable& table, const HeadLayout& layout) {
   const Kernels& k = kernels(qkv.value.device());
   int64_t heads = layout.heads + layout.kv_heads;
-  k.rope(qkv.value, positions, table.cos, table.sin, heads, layout.head_dim, false);
-  return qkv.tape->record("rope", qkv.value, {qkv}, false, {},
+  Tensor rotated = qkv.tape->writable(qkv.value);
+  k.rope(rotated, positions, table.cos, table.sin, heads, layout.head_dim, false);
+  return qkv.tape->record("rope", rotated, {qkv}, false, {},
                           [positions, table, heads, head_dim = layout.head_dim, &k](Gradients& g) {
                             Tensor dx = std::move(g.dy());
                             if (!dx.unique()) dx = dx.clone();
@@ -37,10 +39,13 @@ Var attention(const Var& qkv, AttentionArgs args, const Tensor& document_start) 
   const HeadLayout& layout = args.layout;
   const Kernels& k = kernels(qkv.value.device());
   Allocator& allocator = qkv.tape->allocator();
-  Tensor out = Tensor::empty({qkv.value.rows(), layout.heads * layout.head_dim}, qkv.value.dtype(), allocator);
-  Tensor lse = Tensor::empty({args.batch, layout.heads, args.sequence}, DType::kF32, allocator);
   args.document_start = document_start.defined() ? &document_start : nullptr;
-  k.attention_forward(out, lse, fused_columns(qkv.value, layout), args, false);
+  auto [out, lse] = qkv.tape->made("attention", autograd::Work::kAttention, [&] {
+    Tensor out = Tensor::empty({qkv.value.rows(), layout.heads * layout.head_dim}, qkv.value.dtype(), allocator);
+    Tensor lse = Tensor::empty({args.batch, layout.heads, args.sequence}, DType::kF32, allocator);
+    k.attention_forward(out, lse, fused_columns(qkv.value, layout), args, false);
+    return std::array{out, lse};
+  });
 
   Tensor samples = args.dropout.p > 0 ? *args.dropout.samples : Tensor{};
   return qkv.tape->record("attention", out, {qkv}, false, {qkv.value, out, lse},

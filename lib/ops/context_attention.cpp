@@ -1,5 +1,7 @@
 #include "ops/context_attention.h"
 
+#include <array>
+
 #include "core/error.h"
 #include "ops/context_call.h"
 
@@ -20,24 +22,35 @@ void check(const Var& qkv, const AttentionArgs& args, const Tensor& document_sta
            args.batch, args.sequence);
 }
 
-Var with_scattered_heads(const Var& qkv, Call call, const Tensor& out) {
+Tensor empty_out(const Call& call, const Var& qkv) {
+  return call.activation({call.local_rows(), call.query_width()}, qkv.value.dtype());
+}
+
+Var with_scattered_heads(const Var& qkv, Call call) {
   const HeadLayout& layout = call.args.layout;
   AM_CHECK(scatters_heads(layout, call.cp.size()), Fault::kConfig,
            "context parallelism by all-to-all: {} query and {} key/value heads cannot be dealt to {} ranks; exchange "
            "keys and values by ring or all-gather instead",
            layout.heads, layout.kv_heads, call.cp.size());
-  context::Scattered kept = context::scatter_forward(call, qkv.value, out);
-  return qkv.tape->record("context_attention", out, {qkv}, false, {kept.qkv, kept.out, kept.lse, kept.document_start},
+  auto [out, whole, whole_out, lse, starts] = qkv.tape->made("context_attention", autograd::Work::kAttention, [&] {
+    Tensor out = empty_out(call, qkv);
+    context::Scattered kept = context::scatter_forward(call, qkv.value, out);
+    return std::array{out, kept.qkv, kept.out, kept.lse, kept.document_start};
+  });
+  return qkv.tape->record("context_attention", std::move(out), {qkv}, false, {whole, whole_out, lse, starts},
                           [call](Gradients& g) mutable {
                             context::Scattered kept{g.saved(0), g.saved(1), g.saved(2), g.saved(3)};
                             g.pass(0, context::scatter_backward(call, g.dy(), kept));
                           });
 }
 
-Var with_exchanged_keys(const Var& qkv, Call call, const Tensor& out, ContextMethod method) {
+Var with_exchanged_keys(const Var& qkv, Call call, ContextMethod method) {
   bool ring = method == ContextMethod::kRing;
-  Tensor lse = call.empty_lse();
-  (ring ? context::ring_forward : context::gather_forward)(call, qkv.value, out, lse);
+  auto [out, lse] = qkv.tape->made("context_attention", autograd::Work::kAttention, [&] {
+    Tensor out = empty_out(call, qkv), lse = call.empty_lse();
+    (ring ? context::ring_forward : context::gather_forward)(call, qkv.value, out, lse);
+    return std::array{out, lse};
+  });
   return qkv.tape->record("context_attention", out, {qkv}, false, {qkv.value, out, lse},
                           [call, ring](Gradients& g) mutable {
                             auto backward = ring ? context::ring_backward : context::gather_backward;
@@ -56,9 +69,8 @@ Var context_attention(const Var& qkv, const AttentionArgs& args, const Tensor& d
   if (cp.size() == 1) return attention(qkv, args, document_start);
   check(qkv, args, document_start);
   Call call(args, document_start, cp, qkv.tape->allocator());
-  Tensor out = call.activation({call.local_rows(), call.query_width()}, qkv.value.dtype());
-  if (method == ContextMethod::kAllToAll) return with_scattered_heads(qkv, std::move(call), out);
-  return with_exchanged_keys(qkv, std::move(call), out, method);
+  if (method == ContextMethod::kAllToAll) return with_scattered_heads(qkv, std::move(call));
+  return with_exchanged_keys(qkv, std::move(call), method);
 }
 
 }  // namespace automodel::ops

@@ -1,6 +1,7 @@
 #include "ops/linear.h"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "core/error.h"
@@ -120,8 +121,14 @@ Var linear(const Var& x, std::span<const Projection> projections) {
     trains_weight |= p.weight->requires_grad;
     trains |= p.weight->requires_grad || (p.bias != nullptr && p.bias->requires_grad);
   }
-  Tensor y = Tensor::empty({x.value.rows(), width}, x.value.dtype(), x.tape->allocator());
-  project(y, x.value, projections);
+  auto work = std::ranges::any_of(projections, [](auto& p) { return p.bias != nullptr; })
+                  ? autograd::Work::kBiasedProduct
+                  : autograd::Work::kProduct;
+  auto [y] = x.tape->made("linear", work, [&] {
+    Tensor y = Tensor::empty({x.value.rows(), width}, x.value.dtype(), x.tape->allocator());
+    project(y, x.value, projections);
+    return std::array{y};
+  });
 
   if (!x.tape->keeps({&x, 1}, trains)) return {std::move(y), -1, x.tape, {}};
   std::vector<Tensor> saved;

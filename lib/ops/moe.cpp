@@ -4,6 +4,7 @@
 // experts.
 #include "ops/moe.h"
 
+#include <array>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@ using autograd::Gradients;
 using autograd::Kept;
 using autograd::Slot;
 using autograd::Var;
+using autograd::Work;
 
 namespace {
 
@@ -53,8 +55,8 @@ Tensor balance_gradient(Routing& routing, const Tensor& probs, const Router& rou
 }
 
 // What the passes over the experts share.
-struct Work {
-  Work(const Routing& routing, std::span<const Expert> own, const ExpertsArgs& args, Allocator& a)
+struct ExpertsPass {
+  ExpertsPass(const Routing& routing, std::span<const Expert> own, const ExpertsArgs& args, Allocator& a)
       : trip(routing.counts, routing.all_copies, args.ranks, a),
         own(own.begin(), own.end()),
         act(args.activation),
@@ -89,8 +91,8 @@ bool wants_gradient(const Projection& p) {
 }
 
 // The reverse of the products. `scales` f32 [R, 1], gate_up [R, 2F] (overwritten), `in` gives the inputs [R, D].
-void backward_experts(Gradients& g, const std::shared_ptr<Work>& work, const Tensor& scales, const Tensor& gate_up,
-                      std::function<Tensor()> in) {
+void backward_experts(Gradients& g, const std::shared_ptr<ExpertsPass>& work, const Tensor& scales,
+                      const Tensor& gate_up, std::function<Tensor()> in) {
   const Kernels& k = kernels(gate_up.device());
   Tensor d = work->spread(g.dy());
   Tensor inner = work->inner(gate_up);
@@ -126,6 +128,26 @@ void backward_experts(Gradients& g, const std::shared_ptr<Work>& work, const Ten
   });
 }
 
+// What ranks without all experts send away: the copies of the rows (undefined when they stay here) and their weights.
+struct Dispatched {
+  Tensor in;      // [R, D]
+  Tensor scales;  // f32 [R, 1]
+};
+
+Dispatched dispatch(const Var& x, const Tensor& weights, const ExpertsPass& pass) {
+  Dispatched d;
+  auto scales = [&] { return pass.trip.to_experts(picked_rows(column(weights), pass.copies, pass.allocator)); };
+  if (pass.trip.alone()) {
+    d.scales = scales();
+  } else {
+    auto sent = x.tape->made("experts.dispatch", Work::kExchange, [&] {
+      return std::array{pass.spread(x.value), scales()};
+    });
+    d = {sent[0], sent[1]};
+  }
+  return d;
+}
+
 }  // namespace
 
 Routing route(const Var& x, const Router& router, const RoutedRows& rows, const Balance& balance) {
@@ -138,11 +160,15 @@ Routing route(const Var& x, const Router& router, const RoutedRows& rows, const 
            weight.value.shape().str(), router.top_k, rows.count);
   Routing out;
   out.all_copies = (rows.count - rows.padding) * router.top_k;
-  Tensor probs = Tensor::empty({t, n}, DType::kF32, allocator);
-  Tensor weights = Tensor::empty({t, router.top_k}, DType::kF32, allocator);
-  out.experts = Tensor::empty({t, router.top_k}, DType::kI32, allocator);
-  k.matmul(probs, x.value, weight.value, {.transpose_b = true});
-  k.route_forward(probs, weights, out.experts, probs, route_args(router, rows));
+  auto [probs, weights, chosen] = x.tape->made("route", Work::kRouting, [&] {
+    Tensor probs = Tensor::empty({t, n}, DType::kF32, allocator);
+    Tensor weights = Tensor::empty({t, router.top_k}, DType::kF32, allocator);
+    Tensor chosen = Tensor::empty({t, router.top_k}, DType::kI32, allocator);
+    k.matmul(probs, x.value, weight.value, {.transpose_b = true});
+    k.route_forward(probs, weights, chosen, probs, route_args(router, rows));
+    return std::array{probs, weights, chosen};
+  });
+  out.experts = chosen;
   out.counts = Tensor::empty({n}, DType::kI32, allocator);
   out.slots = Tensor::empty({t, router.top_k}, DType::kI32, allocator);
   out.copies = Tensor::empty({t * router.top_k}, DType::kI32, allocator);
@@ -178,40 +204,46 @@ Var experts(const Var& x, const Routing& routing, std::span<const Expert> own, c
            "{} experts are not {} for each of {} ranks", routing.counts.numel(), own.size(), sharing);
   const Kernels& k = kernels(x.value.device());
   Allocator& allocator = x.tape->allocator();
-  auto work = std::make_shared<Work>(routing, own, args, allocator);
+  auto work = std::make_shared<ExpertsPass>(routing, own, args, allocator);
   const Tensor& down = own[0].down.weight->value;
+  Work way = work->trip.alone() ? Work::kLight : Work::kExchange;
   int64_t copies = work->trip.here_rows(), width = x.value.cols(), inner_width = down.size(1);
   AM_CHECK(down.size(0) == width, Fault::kShape, "experts: the input is {} wide, the weight of the result has shape {}",
            width, down.shape().str());
 
-  Tensor in = work->spread(x.value);
-  Tensor scales = work->trip.to_experts(picked_rows(column(routing.weights.value), work->copies, allocator));
-  Tensor gate_up = Tensor::empty({copies, 2 * inner_width}, x.value.dtype(), allocator);
-  work->each([&](const Expert& e, int64_t at, int64_t rows) {
-    project(gate_up.narrow(at, rows), in.narrow(at, rows), e.gate_up, args.alike);
+  Dispatched d = dispatch(x, routing.weights.value, *work);
+  auto [gate_up] = x.tape->made("experts.gate_up", Work::kProduct, [&] {
+    Tensor rows = d.in.defined() ? d.in : work->spread(x.value);
+    Tensor y = Tensor::empty({copies, 2 * inner_width}, x.value.dtype(), allocator);
+    work->each([&](const Expert& e, int64_t at, int64_t n) {
+      project(y.narrow(at, n), rows.narrow(at, n), e.gate_up, args.alike);
+    });
+    return std::array{y};
   });
-  if (work->trip.alone()) in = {};
-  Tensor inner = work->inner(gate_up);
-  k.scale_rows(inner, inner, scales);
-  Tensor out = Tensor::empty({copies, width}, x.value.dtype(), allocator);
-  work->each([&](const Expert& e, int64_t at, int64_t rows) {
-    project(out.narrow(at, rows), inner.narrow(at, rows), {&e.down, 1}, args.alike);
+  auto [out] = x.tape->made("experts.down", Work::kProduct, [&, gate_up = gate_up] {
+    Tensor inner = work->inner(gate_up);
+    k.scale_rows(inner, inner, d.scales);
+    Tensor y = Tensor::empty({copies, width}, x.value.dtype(), allocator);
+    work->each([&](const Expert& e, int64_t at, int64_t n) {
+      project(y.narrow(at, n), inner.narrow(at, n), {&e.down, 1}, args.alike);
+    });
+    return std::array{y};
   });
-  inner = {};
+  auto [home] = x.tape->made("experts.combine", way, [&, out = out] { return std::array{work->trip.to_home(out)}; });
   Tensor y = Tensor::empty(x.value.shape(), x.value.dtype(), allocator);
-  k.sum_copies(y, work->trip.to_home(out), routing.slots, false);
+  k.sum_copies(y, home, routing.slots, false);
 
   bool trains = false;
   for (const Expert& e : own)
     for (const Projection& p : {e.gate_up[0], e.gate_up[1], e.down}) trains |= wants_gradient(p);
-  std::vector<Tensor> saved{gate_up, scales, routing.slots, routing.tokens, routing.copies};
+  std::vector<Tensor> saved{gate_up, d.scales, routing.slots, routing.tokens, routing.copies};
   std::function<Tensor()> inputs;
   if (trains && work->trip.alone()) {
     if (!x.remake) saved.push_back(x.value);
     inputs = [work, kept = Kept(x)] { return work->spread(kept.get()); };
   } else if (trains) {
-    saved.push_back(in);
-    inputs = [in] { return in; };
+    saved.push_back(d.in);
+    inputs = [in = d.in] { return in; };
   }
   return x.tape->record(
       "experts", std::move(y), {x, routing.weights}, trains, std::move(saved),

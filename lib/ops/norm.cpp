@@ -90,12 +90,13 @@ Var head_norm(const Var& qkv, Param& query_weight, Param& key_weight, const Head
   Tensor k_before = make(layout.kv_heads * layout.head_dim, qkv.value.dtype());
   Tensor q_rstd = make(layout.heads, DType::kF32);
   Tensor k_rstd = make(layout.kv_heads, DType::kF32);
-  k.head_norm_forward(qkv.value, q_before, q_rstd, query_weight.value, 0, eps);
-  k.head_norm_forward(qkv.value, k_before, k_rstd, key_weight.value, key_begin, eps);
+  Tensor normed = qkv.tape->writable(qkv.value);
+  k.head_norm_forward(normed, q_before, q_rstd, query_weight.value, 0, eps);
+  k.head_norm_forward(normed, k_before, k_rstd, key_weight.value, key_begin, eps);
 
   bool trains = query_weight.requires_grad || key_weight.requires_grad;
   return qkv.tape->record(
-      "head_norm", qkv.value, {qkv}, trains, {q_before, q_rstd, k_before, k_rstd},
+      "head_norm", normed, {qkv}, trains, {q_before, q_rstd, k_before, k_rstd},
       [&query_weight, &key_weight, key_begin, &k](Gradients& g) {
         Tensor dx = std::move(g.dy());
         if (!dx.unique()) dx = dx.clone();

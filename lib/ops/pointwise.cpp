@@ -66,9 +66,10 @@ Var dropout(const Var& x, const DropoutArgs& args) {
                                      : x.value.rows() % samples == 0;
   AM_CHECK(fits, Fault::kShape, "dropout: x has shape {} for {} samples", x.value.shape().str(), samples);
   const Kernels& k = kernels(x.value.device());
-  k.dropout(x.value, x.value, args);
+  Tensor y = x.tape->writable(x.value);
+  k.dropout(y, y, args);
   return x.tape->record(
-      "dropout", x.value, {x}, false, {},
+      "dropout", y, {x}, false, {},
       [args, samples = *args.samples, &k, places = args.places ? *args.places : Tensor{}](Gradients& g) {
         DropoutArgs again = args;
         again.samples = &samples;

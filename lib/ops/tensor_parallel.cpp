@@ -1,6 +1,7 @@
 #include "ops/tensor_parallel.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "ops/buffer.h"
@@ -9,6 +10,7 @@ namespace automodel::ops {
 
 using autograd::Gradients;
 using autograd::Var;
+using autograd::Work;
 using comm::Communicator;
 
 namespace {
@@ -63,8 +65,12 @@ Var spread(const Var& x, Communicator& ranks) {
 
 Var sum(const Var& x, Communicator& ranks) {
   if (ranks.size() == 1) return x;
-  ranks.all_reduce(buffer_of(x.value), comm::Reduce::kSum);
-  return x.tape->record("sum", x.value, {x}, false, {}, [](Gradients& g) { g.pass(0, std::move(g.dy())); });
+  auto [y] = x.tape->made("sum", Work::kLight, [&] {
+    Tensor all = x.tape->writable(x.value);
+    ranks.all_reduce(buffer_of(all), comm::Reduce::kSum);
+    return std::array{all};
+  });
+  return x.tape->record("sum", std::move(y), {x}, false, {}, [](Gradients& g) { g.pass(0, std::move(g.dy())); });
 }
 
 Var gather_rows(const Var& x, int64_t rows, Communicator& ranks) {
@@ -82,7 +88,9 @@ Var gather_rows(const Var& x, int64_t rows, Communicator& ranks) {
 Var sum_to_rows(const Var& x, Communicator& ranks) {
   if (ranks.size() == 1) return x;
   int64_t rows = x.value.rows();
-  return x.tape->record("sum_to_rows", summed_part(x.value, ranks, x.tape->allocator()), {x}, false, {},
+  auto [y] = x.tape->made("sum_to_rows", Work::kExchange,
+                          [&] { return std::array{summed_part(x.value, ranks, x.tape->allocator())}; });
+  return x.tape->record("sum_to_rows", std::move(y), {x}, false, {},
                         [rows, &ranks](Gradients& g) { g.pass(0, gathered(g.dy(), rows, ranks, g.allocator())); });
 }
 
@@ -99,7 +107,9 @@ Var part_of_rows(const Var& x, Communicator& ranks) {
 
 Var join_rows(const Var& x, int64_t rows, Communicator& ranks) {
   if (ranks.size() == 1) return x;
-  return x.tape->record("join_rows", gathered(x.value, rows, ranks, x.tape->allocator()), {x}, false, {},
+  auto [y] = x.tape->made("join_rows", Work::kLight,
+                          [&] { return std::array{gathered(x.value, rows, ranks, x.tape->allocator())}; });
+  return x.tape->record("join_rows", std::move(y), {x}, false, {},
                         [&ranks](Gradients& g) { g.pass(0, own_part(g.dy(), ranks, g.allocator())); });
 }
 

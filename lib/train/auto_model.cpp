@@ -45,7 +45,7 @@ void check(const models::ModelInfo& info, const comm::World& world, const Resolv
   models::check_capabilities(info, sizes, problems);
   if (setup.strategy_config) {
     check_ranks(setup.mesh_context, world, problems);
-    check_engine_limits(*setup.strategy_config, setup.activation_checkpointing, problems);
+    check_engine_limits(*setup.strategy_config, problems);
   }
   report.throw_if_any();
 }

@@ -36,13 +36,8 @@ void note_megatron(Note&& note) {
 
 }  // namespace
 
-void check_engine_limits(const distributed::StrategyConfig& strategy, ActivationCheckpointing checkpointing,
-                         config::Problems& problems) {
+void check_engine_limits(const distributed::StrategyConfig& strategy, config::Problems& problems) {
   if (const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy)) check_policy(*fsdp2, problems);
-  if (checkpointing == ActivationCheckpointing::kSelective) {
-    problems.add("activation_checkpointing", "selective activation checkpointing is not supported yet",
-                 "write activation_checkpointing: true");
-  }
 }
 
 void check_engine_limits(const distributed::DistributedSection& section, const config::Node& node,
@@ -50,7 +45,7 @@ void check_engine_limits(const distributed::DistributedSection& section, const c
   config::Problems problems(report, node, "distributed");
   const distributed::StrategyConfig options = distributed::options_of(section);
   const ActivationCheckpointing checkpointing = distributed::activation_checkpointing_of(section);
-  check_engine_limits(options, checkpointing, problems);
+  check_engine_limits(options, problems);
   const auto note = [&](const char* key, const char* why) {
     const config::Node* written = node.at_path(key);
     const bool off = !written || written->is_null() || (written->is_bool() && !written->as_bool());
@@ -66,7 +61,6 @@ void check_engine_limits(const distributed::DistributedSection& section, const c
   note("pipeline.patch_inner_model", "models are made of stages already");
   note("pipeline.patch_causal_lm_model", "models are made of stages already");
   note("pipeline.patch_stage_backward_maybe_with_nosync", "gradients are reduced once in any case");
-  note("moe.ignore_router_for_ac", "a repeated forward makes the same choices bit for bit");
   note("moe.lm_head_precision", "logits are float32 in any case");
   note("moe.wrap_outer_model", "the weights outside of the layers are a unit of their own");
   note("moe.mp_policy", "experts compute and reduce as the other weights do");

@@ -22,7 +22,18 @@ void place_megatron(engine::EngineOptions& options, const distributed::MegatronF
   options.refuse_nan = megatron.report_nan_in_param_grad;
 }
 
+autograd::Recall recall_of(const Placing& placing) {
+  if (placing.checkpointing == distributed::ActivationCheckpointing::kSelective) return autograd::Recall::kSelected;
+  bool repeats_routers = placing.experts && !placing.experts->ignore_router_for_ac;
+  return repeats_routers ? autograd::Recall::kNothing : autograd::Recall::kRouting;
+}
+
 }  // namespace
+
+const char* checkpointing_of(const engine::EngineOptions& options) {
+  if (!options.activation_checkpointing) return "off";
+  return options.recall == autograd::Recall::kSelected ? "selective" : "full";
+}
 
 void place_by(engine::EngineOptions& options, const Placing& placing) {
   const distributed::StrategyConfig& strategy = placing.strategy;
@@ -35,8 +46,10 @@ void place_by(engine::EngineOptions& options, const Placing& placing) {
   if (placing.experts && !options.reshard_after_forward)
     options.reshard_after_forward = placing.experts->reshard_after_forward;
   const distributed::CheckpointScope* scope = distributed::scope_of(strategy);
-  options.activation_checkpointing = placing.checkpointing == distributed::ActivationCheckpointing::kFull &&
+  using distributed::ActivationCheckpointing;
+  options.activation_checkpointing = placing.checkpointing != ActivationCheckpointing::kNone &&
                                      (scope == nullptr || distributed::covers_language(*scope));
+  options.recall = recall_of(placing);
 }
 
 }  // namespace automodel::train

@@ -16,6 +16,9 @@ struct Placing {
   std::optional<distributed::MoEParallelizerConfig> experts = std::nullopt;  // with expert parallelism
 };
 
+// off, full or selective.
+const char* checkpointing_of(const engine::EngineOptions& options);
+
 void place_by(engine::EngineOptions& options, const Placing& placing);
 
 }  // namespace automodel::train

@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "distributed/setup_json.h"
+#include "train/placement.h"
 #include "train/plan_recipe.h"
 
 namespace automodel::train {
@@ -42,7 +43,7 @@ Json policy_json(const Job& job) {
           {"reduce_dtype", name_of(job.precision.reduce)},
           {"master_dtype", "float32"},
           {"optimizer_dtype", "float32"},
-          {"activation_checkpointing", o.activation_checkpointing},
+          {"activation_checkpointing", checkpointing_of(o)},
           {"reshard_after_forward", or_null(o.reshard_after_forward)},
           {"keep_gathered", o.unit.keep_gathered},
           {"replicas", o.unit.shard ? o.unit.replicas : job.world_size},

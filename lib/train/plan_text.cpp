@@ -5,6 +5,7 @@
 #include <array>
 
 #include "distributed/mesh_picture.h"
+#include "train/placement.h"
 #include "train/plan_pipeline.h"
 #include "train/plan_recipe.h"
 
@@ -49,7 +50,7 @@ std::string policy_lines(const Job& job) {
                                  distributed::name_of(job.setup->strategy()), name_of(job.precision.param),
                                  name_of(job.precision.reduce));
   text += fmt::format("            activation checkpointing {}; gradients reduced after every {}\n",
-                      o.activation_checkpointing ? "on" : "off", o.defer_reduce ? "step" : "microbatch");
+                      checkpointing_of(o), o.defer_reduce ? "step" : "microbatch");
   if (o.unit.shard && job.world_size > 1)
     text += fmt::format(
         "            gathered weights dropped after the forward: {}; gathered ahead: {} forward, {} "

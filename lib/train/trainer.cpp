@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "checkpoint/directory.h"
 #include "checkpoint/save.h"
@@ -59,12 +61,22 @@ checkpoint::Ranks checkpoint_ranks(comm::Communicator& ranks) {
   return out;
 }
 
+// The reference's name of the variable is heeded too.
+static engine::EngineOptions traced(engine::EngineOptions options, const comm::World& world) {
+  auto asked = [](const char* name) {
+    const char* value = std::getenv(name);
+    return value != nullptr && std::string_view(value) == "1";
+  };
+  options.trace_checkpointing = world.is_main() && (asked("AUTOMODEL_AC_TRACE") || asked("NEMO_SELECTIVE_AC_TRACE"));
+  return options;
+}
+
 Trainer::Trainer(Job& job, comm::World& world)
     : job_(job),
       world_(world),
       groups_(job.setup->mesh_context, world.global(), sharing_options(job)),
       allocator_(make_cpu_allocator()),
-      engine_(*job.source.model, groups_.all(), *allocator_, engine_options(job)),
+      engine_(*job.source.model, groups_.all(), *allocator_, traced(engine_options(job), world)),
       loader_(job.dataset, loader_options(job, job.config().dataloader, groups_.batch().rank(), true)) {
   if (job.config().mfu.peak_tflops) peak_flops_ = *job.config().mfu.peak_tflops * 1e12;
   at_ = {job.config().step_scheduler.start_step, job.config().step_scheduler.start_epoch};

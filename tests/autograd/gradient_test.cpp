@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "autograd/tape.h"
+#include "autograd/checkpoint.h"
 #include "core/rng.h"
 #include "nn/rope.h"
 #include "ops/attention.h"

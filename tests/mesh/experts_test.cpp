@@ -76,7 +76,10 @@ TEST_CASE("ddp, fsdp2, repeated activations and deferred work give models with e
       test::check_identical(test::run_job(job), base);
       job.options.unit.shard = true;
       job.options.activation_checkpointing = true;
-      test::check_identical(test::run_job(job), base);
+      for (auto recall : {autograd::Recall::kNothing, autograd::Recall::kRouting, autograd::Recall::kSelected}) {
+        job.options.recall = recall;
+        test::check_identical(test::run_job(job), base);
+      }
       job.options.activation_checkpointing = false;
       job.options.overlap_reduce = false;
       job.options.prefetch = job.options.prefetch_backward = 0;

@@ -1,6 +1,8 @@
 // Memory falls as the axes promise, as the allocators count it. (tests/plan holds the same counts against the plan.)
 #include <doctest/doctest.h>
 
+#include <optional>
+
 #include "support/mesh_job.h"
 #include "support/tiny_models.h"
 
@@ -15,11 +17,12 @@ const char* const kWide = R"({"model_type": "llama", "vocab_size": 512, "hidden_
   "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": false,
   "max_position_embeddings": 64})";
 
-MemoryStats largest(const MeshSizes& mesh, bool checkpointed = false) {
+MemoryStats largest(const MeshSizes& mesh, std::optional<autograd::Recall> checkpointed = {}) {
   MeshJob job;
   job.config = kWide;
   job.mesh = mesh;
-  job.options.activation_checkpointing = checkpointed;
+  job.options.activation_checkpointing = checkpointed.has_value();
+  job.options.recall = checkpointed.value_or(autograd::Recall::kNothing);
   job.steps = 2;
   job.accumulation = 1;
   test::MeshTrace trace = test::run_job(job);
@@ -69,6 +72,10 @@ TEST_CASE("activations of a rank are its share, and checkpointed ones the inputs
   CHECK(rows < 0.5 * whole);
   CHECK(rows < tp);
   // The inputs of four layers, and one layer at work.
-  double kept = activations(largest({}, true));
+  double kept = activations(largest({}, autograd::Recall::kNothing));
   CHECK(kept < 0.55 * whole);
+  // And queries, keys and values, what attention gives, and both halves of the MLP: 3 + 1 + 4 widths more a layer.
+  double selected = activations(largest({}, autograd::Recall::kSelected));
+  CHECK(selected > 1.2 * kept);
+  CHECK(selected < 0.9 * whole);
 }

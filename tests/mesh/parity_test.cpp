@@ -9,6 +9,7 @@
 #include "support/tiny_models.h"
 
 using namespace automodel;
+using autograd::Recall;
 using test::job_of;
 using test::MeshJob;
 using test::MeshSizes;
@@ -139,8 +140,10 @@ TEST_CASE("dropout falls on the same elements on every mesh") {
 
 TEST_CASE("checkpointed activations, repetition and waiting for reductions change no bit on any mesh") {
   for (const auto& [name, config] : kModels)
-    for (const MeshSizes& mesh :
-         {MeshSizes{.dp_shard = 2, .tp = 2, .sequence_parallel = true}, {.cp = 4}, {.pp = 2, .dp_shard = 2}}) {
+    for (const MeshSizes& mesh : {MeshSizes{.dp_shard = 2, .tp = 2, .sequence_parallel = true},
+                                  {.tp = 2},
+                                  {.cp = 4},
+                                  {.pp = 2, .dp_shard = 2}}) {
       CAPTURE(name);
       CAPTURE(mesh.text());
       MeshJob job = job_of(config, mesh);
@@ -149,7 +152,11 @@ TEST_CASE("checkpointed activations, repetition and waiting for reductions chang
       MeshTrace base = test::run_job(job);
       test::check_identical(test::run_job(job), base);
       job.options.activation_checkpointing = true;
-      test::check_identical(test::run_job(job), base);
+      for (Recall recall : {Recall::kNothing, Recall::kRouting, Recall::kSelected}) {
+        CAPTURE(static_cast<int>(recall));
+        job.options.recall = recall;
+        test::check_identical(test::run_job(job), base);
+      }
       job.options.activation_checkpointing = false;
       job.options.overlap_reduce = false;
       job.options.prefetch = job.options.prefetch_backward = 0;
@@ -191,6 +198,8 @@ TEST_CASE("dropping the weights of a stage between its microbatches changes no b
     test::check_identical(test::run_job(job), kept);
     job.options.prefetch = 2;
     job.options.activation_checkpointing = true;
+    test::check_identical(test::run_job(job), kept);
+    job.options.recall = Recall::kSelected;
     test::check_identical(test::run_job(job), kept);
   }
 }

@@ -9,9 +9,11 @@
 #include <map>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "autograd/checkpoint.h"
 #include "core/error.h"
 #include "core/rng.h"
 #include "ops/pointwise.h"
@@ -229,7 +231,7 @@ TEST_CASE("a repeated forward chooses the same experts and counts them once; a f
     std::vector<int64_t> load;
     bool operator==(const Outcome&) const = default;
   };
-  auto outcome = [&](bool repeats) {
+  auto outcome = [&](std::optional<autograd::Recall> repeats) {
     nn::MoeMlp layer("moe.", spec);
     give_memory(layer, 0, kExperts, *allocator);
     Tape quiet(*allocator, ops::add_into, false);
@@ -238,15 +240,16 @@ TEST_CASE("a repeated forward chooses the same experts and counts them once; a f
     Tape tape(*allocator, ops::add_into, true);
     Var in = tape.input(x.clone(), true);
     auto block = [&](const Var& v) { return layer.forward(v, tokens); };
-    Var y = repeats ? autograd::checkpoint(in, block) : block(in);
+    Var y = repeats ? autograd::checkpoint(in, block, {.recall = *repeats, .ends_in_sum = true}) : block(in);
     Tensor out = y.value.clone();
     tape.backward(y, dy.clone());
     std::vector<nn::Param*> params;
     layer.collect(params);
     return Outcome{values(out), values(tape.grad(in)), values(params[0]->grad), layer.load()};
   };
-  Outcome once = outcome(false);
-  CHECK(once == outcome(true));
+  Outcome once = outcome({});
+  using autograd::Recall;
+  for (Recall recall : {Recall::kNothing, Recall::kRouting, Recall::kSelected}) CHECK(once == outcome(recall));
   CHECK(std::accumulate(once.load.begin(), once.load.end(), int64_t{0}) == 2 * kRows);
 }
 

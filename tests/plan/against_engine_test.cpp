@@ -51,8 +51,9 @@ struct Case {
                config, ranks, o.unit.shard ? "fsdp2" : "ddp", o.unit.replicas, o.unit.keep_gathered,
                automodel::name_of(o.unit.param_dtype), automodel::name_of(o.unit.reduce_dtype), request.accumulation,
                request.microbatch.rows, request.microbatch.cols, request.microbatch.packed ? " packed" : "",
-               o.activation_checkpointing, o.reshard_after_forward ? static_cast<int>(*o.reshard_after_forward) : -1,
-               o.prefetch, o.prefetch_backward, o.defer_reduce) +
+               o.activation_checkpointing ? static_cast<int>(o.recall) + 1 : 0,
+               o.reshard_after_forward ? static_cast<int>(*o.reshard_after_forward) : -1, o.prefetch,
+               o.prefetch_backward, o.defer_reduce) +
            (mesh ? fmt::format(" | tp {} cp {} pp {} {} sp {}", mesh->tp_size(), mesh->cp_size(), mesh->pp_size(),
                                o.pipeline ? o.pipeline->schedule.name : "", request.sharing.sequence_parallel)
                  : "");
@@ -104,7 +105,8 @@ Case random_case(uint64_t seed) {
   o.overlap_reduce = dice.between(0, 3) > 0;
   o.prefetch = static_cast<int>(dice.between(0, 2));
   o.prefetch_backward = static_cast<int>(dice.between(0, 3));
-  o.activation_checkpointing = dice.between(0, 2) == 0;
+  o.activation_checkpointing = dice.between(0, 1) == 0;
+  o.recall = static_cast<autograd::Recall>(dice.between(0, 2));
   o.adam.eps = 1e-8;  // where a gradient is zero
   o.max_grad_norm = dice.coin() ? 1.0 : 0.0;
   if (dice.coin()) o.dropout_seed = 7;

@@ -59,3 +59,22 @@ TEST_CASE("activation checkpointing reaches the engine where its scope has a lan
   CHECK_FALSE(placed(FSDP2Config{.activation_checkpointing_scope = {"vision"}}, 1, full).activation_checkpointing);
   CHECK_FALSE(placed(FSDP2Config{}).activation_checkpointing);
 }
+
+TEST_CASE("what activation checkpointing keeps follows the section") {
+  using autograd::Recall;
+  auto recall = [](ActivationCheckpointing checkpointing, std::optional<MoEParallelizerConfig> experts) {
+    engine::EngineOptions options;
+    train::place_by(options, {.strategy = FSDP2Config{}, .checkpointing = checkpointing, .experts = experts});
+    return options.recall;
+  };
+  CHECK(recall(ActivationCheckpointing::kSelective, {}) == Recall::kSelected);
+  CHECK(recall(ActivationCheckpointing::kFull, {}) == Recall::kRouting);
+  CHECK(recall(ActivationCheckpointing::kFull, MoEParallelizerConfig{}) == Recall::kRouting);
+  CHECK(recall(ActivationCheckpointing::kFull, MoEParallelizerConfig{.ignore_router_for_ac = false}) ==
+        Recall::kNothing);
+  engine::EngineOptions options;
+  CHECK(std::string(train::checkpointing_of(options)) == "off");
+  options.activation_checkpointing = true;
+  options.recall = Recall::kSelected;
+  CHECK(std::string(train::checkpointing_of(options)) == "selective");
+}

@@ -1,0 +1,77 @@
+#include "autograd/checkpoint.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "core/error.h"
+
+namespace automodel::autograd {
+
+void Recollection::made(const char* op, Work work, std::span<const Tensor> values) {
+  if (again_) return;
+  if (work == Work::kProduct || work == Work::kBiasedProduct) last_product_ = calls_.size();
+  bool odd = work == Work::kProduct && ++products_ % 2 == 1;
+  Call call;
+  switch (options_.recall) {
+    case Recall::kNothing:
+      break;
+    case Recall::kRouting:
+      call.kept = work == Work::kRouting;
+      break;
+    case Recall::kSelected:
+      call.kept = odd || (work != Work::kProduct && work != Work::kLight);
+      break;
+  }
+  for (const Tensor& t : values) {
+    if (!t.defined())
+      call.values.emplace_back();
+    else
+      call.values.push_back({call.kept ? t : Tensor{}, t.shape(), t.dtype(), true});
+  }
+  calls_.push_back(std::move(call));
+  if (options_.trace) options_.trace(op, work, calls_.back().kept);
+}
+
+bool Recollection::recall(std::span<Tensor> values, Allocator& allocator) {
+  if (!again_) return false;
+  size_t index = next_++;
+  AM_CHECK(index < calls_.size(), Fault::kBug, "a checkpointed block does more in its second run than in its first");
+  Call& call = calls_[index];
+  bool unread = options_.ends_in_sum && index >= last_product_;
+  if (!call.kept && !unread) return false;
+  for (size_t i = 0; i < values.size(); ++i) {
+    Value& value = call.values[i];
+    if (!value.defined) continue;
+    values[i] = call.kept ? std::exchange(value.tensor, {}) : Tensor::empty(value.shape, value.dtype, allocator);
+  }
+  return true;
+}
+
+bool Recollection::keeps(const Tensor& value) const {
+  return !again_ && std::ranges::any_of(calls_, [&](const Call& call) {
+    return std::ranges::any_of(
+        call.values, [&](const Value& v) { return v.tensor.defined() && v.tensor.shares_memory_with(value); });
+  });
+}
+
+Var checkpoint(const Var& x, std::function<Var(const Var&)> block, const CheckpointOptions& options) {
+  Tape& outer = *x.tape;
+  auto memory = std::make_shared<Recollection>(options);
+  Tape quiet(outer.allocator(), outer.add(), false);
+  quiet.recollect(memory);
+  Tensor out = block(quiet.input(x.value)).value;
+  return outer.record("checkpoint", std::move(out), {x}, true, {x.value}, [block, memory, &outer](Gradients& g) {
+    // The inner tape lives on while its weight gradients wait.
+    auto inner = std::make_shared<Tape>(outer.allocator(), outer.add(), true);
+    memory->start_again();
+    inner->recollect(memory);
+    Var again = inner->input(g.saved(0), g.needed(0));
+    Var y = block(again);
+    inner->backward(y, g.dy(), Tape::Wgrads::kLater);
+    if (Tensor dx = inner->grad(again); dx.defined()) g.pass(0, std::move(dx));
+    g.wgrad([inner] { inner->run_wgrads(); });
+  });
+}
+
+}  // namespace automodel::autograd

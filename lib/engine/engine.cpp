@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "nn/moe.h"
 #include "parallel/grad_norm.h"
 
 namespace automodel::engine {
@@ -135,6 +136,13 @@ std::vector<StateSlice> Engine::state() const {
   return out;
 }
 
+std::vector<ExpertBias> Engine::expert_biases() const {
+  bool saved = groups_.data->rank() == 0 && groups_.model.tp_rank() == 0;
+  std::vector<ExpertBias> out;
+  for (nn::MoeMlp* layer : biased_experts()) out.push_back({layer->bias_name(), layer->bias(), saved});
+  return out;
+}
+
 void Engine::publish() {
   for (const auto& unit : units_) unit->publish();
 }
@@ -195,6 +203,34 @@ void Engine::update(const StepInput& input, float norm) {
     states_[u].update(unit.master(), unit.gradient(), unit.compute_shard(), runs_[u], update);
     unit.end_step();
     unit.outdate();
+  }
+  balance_experts();
+}
+
+// The layers of this rank whose experts are balanced by a bias.
+std::vector<nn::MoeMlp*> Engine::biased_experts() const {
+  std::vector<nn::MoeMlp*> out;
+  for (int stage : own_)
+    for (int i = stages_[static_cast<size_t>(stage)].begin; i < stages_[static_cast<size_t>(stage)].end; ++i)
+      if (nn::MoeMlp* experts = model_.experts(i); experts != nullptr && experts->spec().bias_step != 0)
+        out.push_back(experts);
+  return out;
+}
+
+void Engine::balance_experts() {
+  std::vector<nn::MoeMlp*> layers = biased_experts();
+  if (layers.empty()) return;
+  std::vector<int64_t> load;
+  for (nn::MoeMlp* layer : layers) {
+    load.insert(load.end(), layer->load().begin(), layer->load().end());
+    layer->clear_load();
+  }
+  // Tensor-parallel ranks route different rows too.
+  for (comm::Communicator* ranks : {groups_.data, groups_.model.tp})
+    if (ranks != nullptr) ranks->all_reduce(comm::buffer_of(load), comm::Reduce::kSum);
+  for (std::span<const int64_t> rest = load; nn::MoeMlp * layer : layers) {
+    layer->update_bias(rest.first(layer->load().size()));
+    rest = rest.subspan(layer->load().size());
   }
 }
 

@@ -81,6 +81,13 @@ struct StateSlice {
   bool saved = true;  // of the ranks that have these elements, one is to save them
 };
 
+// The selection bias of a layer of this rank that balances its experts by one (nn::MoeSpec::bias_step).
+struct ExpertBias {
+  std::string name;
+  std::span<float> values;  // by expert
+  bool saved = true;
+};
+
 class Engine {
  public:
   // Places the model on this rank and allocates master weights and moments (zero). `model`, what `groups` points to,
@@ -95,6 +102,8 @@ class Engine {
   // The slices that this rank has of every weight, for initialising, loading and saving. Under ddp every rank has
   // everything.
   std::vector<StateSlice> state() const;
+  // For loading and saving.
+  std::vector<ExpertBias> expert_biases() const;
   // After the master weights were written.
   void publish();
   // Fills the master weights with the initial values of `seed`.
@@ -167,6 +176,8 @@ class Engine {
   float gradient_norm() const;
   [[noreturn]] void refuse_gradients(float norm) const;
   void update(const StepInput& input, float norm);
+  std::vector<nn::MoeMlp*> biased_experts() const;
+  void balance_experts();
 
   models::CausalLM& model_;
   parallel::Groups groups_;

@@ -59,6 +59,8 @@ class CausalLM {
   autograd::Var embed(autograd::Tape& tape, const nn::Tokens& tokens);
   // Needs the Params of layer i.
   autograd::Var layer(int i, const autograd::Var& x, const nn::Tokens& tokens);
+  // The experts of layer i; null: it has none.
+  nn::MoeMlp* experts(int i) { return parts_.blocks[static_cast<size_t>(i)]->experts(); }
   // nn::Block::ends_in_sum of layer i.
   bool layer_ends_in_sum(int i) const { return parts_.blocks[static_cast<size_t>(i)]->ends_in_sum(); }
   // Final norm, head and cross entropy; see ops::head_loss. Needs the head_params().

@@ -13,6 +13,7 @@ struct ExpertsConfig {
   int64_t num_experts_per_tok = 2;
   bool output_router_logits = false;
   double router_aux_loss_coef = 0.001;
+  double gate_bias_update_factor = 0;
 };
 void describe(config::Fields<ExpertsConfig>& f);
 

@@ -1,6 +1,7 @@
 // The pre-norm decoder block: h = x + attention(norm(x)); y = h + mlp(norm(h)).
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "nn/block.h"
@@ -23,6 +24,12 @@ class DecoderBlock final : public Block {
     return ops::add(h, mlp_.forward(mlp_norm_.forward(h), tokens));
   }
 
+  MoeMlp* experts() override {
+    if constexpr (std::is_same_v<Mlp, MoeMlp>)
+      return &mlp_;
+    else
+      return nullptr;
+  }
   bool ends_in_sum() const override { return true; }
 
   std::vector<Param*> params() override {

@@ -40,7 +40,8 @@ ops::RoutedRows routed_rows(const Tokens& tokens, Allocator& allocator) {
 MoeMlp::MoeMlp(const std::string& prefix, const MoeSpec& spec)
     : spec_(spec),
       router_(prefix + spec.names.router, {spec.hidden, spec.experts, false, false, spec.init_std}),
-      load_(static_cast<size_t>(spec.experts), 0) {
+      load_(static_cast<size_t>(spec.experts), 0),
+      bias_name_(prefix + spec.names.router + ".e_score_correction_bias") {
   if (spec.bias_step != 0) bias_.resize(static_cast<size_t>(spec.experts), 0.0f);
   experts_.reserve(static_cast<size_t>(spec.experts));
   for (int64_t e = 0; e < spec.experts; ++e) {

@@ -55,11 +55,14 @@ class MoeMlp {
   const std::vector<int64_t>& load() const { return load_; }
   void clear_load();
 
+  // Hugging Face's name of the selection bias of such a layer (DeepSeek-V3): f32 [experts].
+  const std::string& bias_name() const { return bias_name_; }
   // After a step, with the load of all ranks that have other tokens: moves the bias of the experts above the mean load
   // down and of those below it up. Error(kBug) when bias_step is 0.
   void update_bias(std::span<const int64_t> load);
   // Of the choice, by expert; empty when bias_step is 0. Every rank has the same.
   const std::vector<float>& bias() const { return bias_; }
+  std::span<float> bias() { return bias_; }
 
  private:
   struct ExpertWeights {
@@ -72,6 +75,7 @@ class MoeMlp {
   std::vector<ExpertWeights> experts_;
   std::vector<int64_t> load_;
   std::vector<float> bias_;
+  std::string bias_name_;
 };
 
 }  // namespace automodel::nn

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "nn/moe.h"
+
 namespace automodel::train {
 namespace {
 
@@ -27,9 +29,25 @@ void add_specs(std::vector<checkpoint::TensorSpec>& out, models::CausalLM& model
   for (const nn::Param* p : model.params()) out.push_back({prefix + p->name, dtype, dims_of(*p)});
 }
 
-checkpoint::LoadOptions options_for(models::CausalLM& model) {
+// The selection biases of all layers that have them (nn::MoeSpec::bias_step).
+std::vector<checkpoint::TensorSpec> bias_specs(models::CausalLM& model) {
+  std::vector<checkpoint::TensorSpec> out;
+  for (int i = 0; i < model.layers(); ++i)
+    if (nn::MoeMlp* experts = model.experts(i); experts != nullptr && experts->spec().bias_step != 0)
+      out.push_back({experts->bias_name(), DType::kF32, {experts->spec().experts}});
+  return out;
+}
+
+checkpoint::Region region_of(const engine::ExpertBias& bias) {
+  return {.name = bias.name, .shape = {static_cast<int64_t>(bias.values.size())}};
+}
+
+checkpoint::LoadOptions options_for(models::CausalLM& model, const checkpoint::TensorSet& source) {
   checkpoint::LoadOptions options;
   for (const nn::Param* p : model.params()) options.expected.push_back({p->name, dims_of(*p)});
+  // Weights that were trained otherwise have no biases: these start at zero.
+  for (const checkpoint::TensorSpec& bias : bias_specs(model))
+    if (source.find(bias.name) != nullptr) options.expected.push_back({bias.name, bias.shape});
   if (model.info().tied_head) options.aliases["lm_head.weight"] = model.root_params()[0]->name;
   return options;
 }
@@ -37,14 +55,16 @@ checkpoint::LoadOptions options_for(models::CausalLM& model) {
 }  // namespace
 
 void check_weights(models::CausalLM& model, const checkpoint::TensorSet& source) {
-  checkpoint::load(source, {}, options_for(model));
+  checkpoint::load(source, {}, options_for(model, source));
 }
 
 checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& model,
                                      const checkpoint::TensorSet& source) {
   std::vector<checkpoint::LoadSlice> slices;
   for (const engine::StateSlice& s : engine.state()) slices.push_back({region_of(s, ""), DType::kF32, s.master});
-  auto summary = checkpoint::load(source, slices, options_for(model));
+  for (const engine::ExpertBias& bias : engine.expert_biases())
+    if (source.find(bias.name) != nullptr) slices.push_back({region_of(bias), DType::kF32, bias.values.data()});
+  auto summary = checkpoint::load(source, slices, options_for(model, source));
   engine.publish();
   return summary;
 }
@@ -78,6 +98,9 @@ checkpoint::TensorGroup model_group(const engine::Engine& engine, models::Causal
   add_specs(group.tensors, model, "", stored);
   for (const engine::StateSlice& s : engine.state())
     if (s.saved) group.slices.push_back({region_of(s, ""), DType::kF32, s.master});
+  for (const checkpoint::TensorSpec& bias : bias_specs(model)) group.tensors.push_back(bias);
+  for (const engine::ExpertBias& bias : engine.expert_biases())
+    if (bias.saved) group.slices.push_back({region_of(bias), DType::kF32, bias.values.data()});
   return group;
 }
 

@@ -37,7 +37,7 @@ const char* const kGpt2 = R"({model_type: gpt2, vocab_size: 256, n_embd: 32, n_l
   resid_pdrop: 0.0, embd_pdrop: 0.0, attn_pdrop: 0.0})";
 const char* const kMixtral = R"({model_type: mixtral, vocab_size: 256, hidden_size: 32, intermediate_size: 48,
   num_hidden_layers: 4, num_attention_heads: 8, num_key_value_heads: 2, num_local_experts: 4, num_experts_per_tok: 2,
-  max_position_embeddings: 64})";
+  gate_bias_update_factor: 0.01, max_position_embeddings: 64})";
 
 constexpr int kSteps = 6;
 constexpr int64_t kStopIn = 2;  // the third step is the last one before the stop
@@ -95,6 +95,11 @@ class WholeState {
       add(*s.param, s, s.master, "");
       add(*s.param, s, s.exp_avg, "exp_avg/");
       add(*s.param, s, s.exp_avg_sq, "exp_avg_sq/");
+    }
+    for (const engine::ExpertBias& bias : engine.expert_biases()) {
+      std::vector<float> values(bias.values.begin(), bias.values.end());
+      agree_ &= tensors.try_emplace(bias.name, values).first->second == values;
+      agree_ &= std::ranges::any_of(values, [](float x) { return x != 0; });
     }
   }
 

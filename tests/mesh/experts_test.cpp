@@ -52,6 +52,24 @@ TEST_CASE("models with experts train on every mesh as on one rank, the balance l
   }
 }
 
+TEST_CASE("experts that a bias balances train on every mesh as on one rank") {
+  std::string config = kMixtral;
+  config.replace(config.find("\"output_router_logits\": true"), 28, "\"gate_bias_update_factor\": 0.03");
+  MeshTrace one = test::run_job(job_of(config, {}));
+  CHECK(one.losses.back() != test::run_job(job_of(kMixtral, {})).losses.back());
+  for (const MeshSizes& mesh : {MeshSizes{.dp_shard = 4, .ep = 2},
+                                {.tp = 2},
+                                {.dp_shard = 2, .cp = 2, .tp = 2, .ep = 4, .sequence_parallel = true},
+                                {.pp = 2, .dp_replicate = 2, .ep = 2}}) {
+    CAPTURE(mesh.text());
+    MeshJob job = job_of(config, mesh);
+    test::check_close(test::run_job(job), one);
+    job.options.activation_checkpointing = true;
+    job.options.recall = autograd::Recall::kSelected;
+    test::check_close(test::run_job(job), one);
+  }
+}
+
 TEST_CASE("the balance loss changes the gradients and not the first loss that is reported") {
   std::string without = kMixtral;
   without.replace(without.find("true"), 4, "false");

@@ -48,6 +48,10 @@ void Gradients::wgrad(std::function<void()> work) {
   tape_.after_wgrads(std::move(work));
 }
 
+bool Gradients::defers_wgrads() const {
+  return tape_.when_ == Tape::Wgrads::kLater;
+}
+
 Allocator& Gradients::allocator() const {
   return tape_.allocator_;
 }

@@ -77,6 +77,8 @@ class Gradients {
   void pass(int input, Tensor gradient);
   // Work that computes gradients of weights.
   void wgrad(std::function<void()> work);
+  // Whether such work waits for Tape::run_wgrads().
+  bool defers_wgrads() const;
   Allocator& allocator() const;
 
  private:

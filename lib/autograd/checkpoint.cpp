@@ -10,8 +10,11 @@ namespace automodel::autograd {
 
 void Recollection::made(const char* op, Work work, std::span<const Tensor> values) {
   if (again_) return;
-  if (work == Work::kProduct || work == Work::kBiasedProduct) last_product_ = calls_.size();
-  bool odd = work == Work::kProduct && ++products_ % 2 == 1;
+  if (work == Work::kProduct || work == Work::kBiasedProduct || work == Work::kSummedProduct)
+    last_product_ = calls_.size();
+  // A router is a product too.
+  bool counted = work == Work::kProduct || work == Work::kSummedProduct || work == Work::kRouting;
+  bool odd = counted && ++products_ % 2 == 1;
   Call call;
   switch (options_.recall) {
     case Recall::kNothing:
@@ -31,6 +34,19 @@ void Recollection::made(const char* op, Work work, std::span<const Tensor> value
   }
   calls_.push_back(std::move(call));
   if (options_.trace) options_.trace(op, work, calls_.back().kept);
+}
+
+void Recollection::start_again() {
+  next_ = 0;
+  again_ = true;
+}
+
+void Recollection::first_run_ends() {
+  if (!options_.ends_in_sum) return;
+  for (size_t i = last_product_; i < calls_.size(); ++i) {
+    calls_[i].kept = false;
+    for (Value& value : calls_[i].values) value.tensor = {};
+  }
 }
 
 bool Recollection::recall(std::span<Tensor> values, Allocator& allocator) {
@@ -61,6 +77,7 @@ Var checkpoint(const Var& x, std::function<Var(const Var&)> block, const Checkpo
   Tape quiet(outer.allocator(), outer.add(), false);
   quiet.recollect(memory);
   Tensor out = block(quiet.input(x.value)).value;
+  memory->first_run_ends();
   return outer.record("checkpoint", std::move(out), {x}, true, {x.value}, [block, memory, &outer](Gradients& g) {
     // The inner tape lives on while its weight gradients wait.
     auto inner = std::make_shared<Tape>(outer.allocator(), outer.add(), true);

@@ -36,8 +36,9 @@ class Recollection {
  public:
   explicit Recollection(const CheckpointOptions& options) : options_(options) {}
 
-  // The second run begins.
-  void start_again() { next_ = 0, again_ = true; }
+  // Forgets what the second run will not read.
+  void first_run_ends();
+  void start_again();
   // In the second run: fills `values` when the next call need not be made again.
   bool recall(std::span<Tensor> values, Allocator& allocator);
   void made(const char* op, Work work, std::span<const Tensor> values);

@@ -49,6 +49,10 @@ void Gradients::wgrad(std::function<void()> work) {
   tape_.after_wgrads(std::move(work));
 }
 
+bool Gradients::defers_wgrads() const {
+  return tape_.when_ == Tape::Wgrads::kLater;
+}
+
 Allocator& Gradients::allocator() const {
   return tape_.allocator_;
 }
@@ -146,6 +150,8 @@ const char* name_of(Work work) {
       return "product";
     case Work::kBiasedProduct:
       return "product with bias";
+    case Work::kSummedProduct:
+      return "product and exchange";
     case Work::kAttention:
       return "attention";
     case Work::kExchange:

@@ -24,6 +24,7 @@ class Recollection;
 enum class Work {
   kProduct,        // a matrix product without bias, or a group of them
   kBiasedProduct,  // one with
+  kSummedProduct,  // one of which a rank gets its rows of a sum over ranks
   kAttention,
   kExchange,  // a reduce-scatter or an all-to-all between ranks
   kRouting,   // which experts get a token
@@ -90,6 +91,8 @@ class Gradients {
   void pass(int input, Tensor gradient);
   // Work that computes gradients of weights.
   void wgrad(std::function<void()> work);
+  // Whether such work waits for Tape::run_wgrads().
+  bool defers_wgrads() const;
   Allocator& allocator() const;
 
  private:

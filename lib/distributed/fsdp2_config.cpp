@@ -25,7 +25,9 @@ void describe(config::Fields<FSDP2Config>& f) {
   f("reshard_after_forward", &C::reshard_after_forward,
     "Free gathered weights after the forward of each layer. Default: all layers but the last.");
   f("enable_async_tensor_parallel", &C::enable_async_tensor_parallel,
-    "Overlap tensor-parallel reductions with products; needs sequence_parallel. No effect at tp_size 1.");
+    "Multiply some rows while others pass between the tensor-parallel ranks, which takes a little memory and changes "
+    "no "
+    "result; needs sequence_parallel. No effect at tp_size 1.");
   f("enable_compile", &C::enable_compile, "Compile each layer.").no_effect("kernels are compiled ahead");
   f("enable_fsdp2_prefetch", &C::enable_fsdp2_prefetch, "Gather the next units ahead of their use.");
   f("fsdp2_backward_prefetch_depth", &C::fsdp2_backward_prefetch_depth, "Units gathered ahead in the backward.");

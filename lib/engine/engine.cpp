@@ -139,7 +139,7 @@ std::vector<StateSlice> Engine::state() const {
 std::vector<ExpertBias> Engine::expert_biases() const {
   bool saved = groups_.data->rank() == 0 && groups_.model.tp_rank() == 0;
   std::vector<ExpertBias> out;
-  for (nn::MoeMlp* layer : biased_experts()) out.push_back({layer->bias_name(), layer->bias(), saved});
+  for (nn::MoeMlp* layer : biased_experts()) out.push_back({layer->bias_name(), layer->mutable_bias(), saved});
   return out;
 }
 

@@ -32,7 +32,11 @@ int64_t first_row(const nn::Param& table) {
 
 CausalLM::CausalLM(Parts parts) : parts_(std::move(parts)) {
   const ModelInfo& info = parts_.info;
-  for (nn::Param* table : {&parts_.token_embedding, &head()}) table->split = {0, {{info.vocab_size, info.vocab_size}}};
+  AM_CHECK(parts_.head || parts_.cut_embedding == parts_.cut_head, Fault::kBug,
+           "the embedding is the head, and only one of them is cut");
+  const std::vector<nn::SplitPart> tokens{{info.vocab_size, info.vocab_size}};
+  if (parts_.cut_embedding) parts_.token_embedding.split = {0, tokens, true};
+  if (parts_.cut_head && parts_.head) parts_.head->split = {0, tokens};
   if (parts_.position_embedding) parts_.position_embedding->acts_on_rows = true;
 }
 
@@ -46,7 +50,7 @@ Var CausalLM::embed(autograd::Tape& tape, const nn::Tokens& tokens) {
              "a sequence of {} tokens is longer than the {} positions of the model; use shorter sequences",
              tokens.positions_end(), parts_.info.max_positions);
   Var x = ops::embedding(tape, tokens.ids, parts_.token_embedding, first_row(parts_.token_embedding));
-  x = nn::leave_products(x, tokens);
+  x = nn::leave_products(x, tokens, parts_.cut_embedding);
   if (parts_.position_embedding) {
     Tensor positions = own_rows(tokens.positions, tokens, tape.allocator());
     x = ops::add(x, ops::embedding(tape, positions, *parts_.position_embedding));
@@ -63,12 +67,12 @@ Var CausalLM::layer(int i, const Var& x, const nn::Tokens& tokens) {
 }
 
 ops::HeadLoss CausalLM::loss(const Var& x, const nn::Tokens& tokens, float grad_scale) {
-  Var normed = nn::enter_products(parts_.final_norm.forward(x), tokens);
+  Var normed = nn::enter_products(parts_.final_norm.forward(x), tokens, parts_.cut_head);
   return ops::head_loss(normed, head(), tokens.labels, grad_scale, vocabulary_part(tokens.ranks()));
 }
 
 ops::VocabularyPart CausalLM::vocabulary_part(const nn::Parallel& ranks) {
-  if (ranks.tp_size() == 1) return {};
+  if (ranks.tp_size() == 1 || !parts_.cut_head) return {};
   int64_t each = (parts_.info.vocab_size + ranks.tp_size() - 1) / ranks.tp_size();
   return {ranks.tp, first_row(head()), each};
 }
@@ -76,7 +80,8 @@ ops::VocabularyPart CausalLM::vocabulary_part(const nn::Parallel& ranks) {
 Tensor CausalLM::logits(const Var& x, const nn::Parallel& ranks) {
   Allocator& allocator = x.tape->allocator();
   Tensor own = ops::head_logits(parts_.final_norm.forward(x).value, head(), allocator);
-  return ranks.tp_size() == 1 ? own : ops::gather_vocabulary(own, parts_.info.vocab_size, *ranks.tp);
+  return ranks.tp_size() == 1 || !parts_.cut_head ? own
+                                                  : ops::gather_vocabulary(own, parts_.info.vocab_size, *ranks.tp);
 }
 
 void CausalLM::release_memory() {

@@ -43,6 +43,9 @@ struct Parts {
   nn::Norm final_norm;
   std::optional<nn::Param> head;  // empty: tied to the token embedding
   nn::Dropout embedding_dropout{};
+  // Tensor-parallel ranks share the vocabulary out; the same for both when they are one weight.
+  bool cut_embedding = true;
+  bool cut_head = true;
 };
 
 class CausalLM {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ class Linear {
   autograd::Var forward(const autograd::Var& x, const Tokens& tokens) { return ops::linear(x, projection(tokens)); }
   Param& weight() { return weight_; }
   Param* bias() { return bias_ ? &*bias_ : nullptr; }
+  Cut cut() const { return cut_; }
 
  private:
   Param weight_;
@@ -44,11 +46,14 @@ class Linear {
   Cut cut_;
 };
 
-// What tensor-parallel ranks have of rows [T, D] between the products of a layer, and as their input: x becomes the
-// input of products that are cut by their outputs; the sum of products that are cut by their inputs becomes what lies
-// between.
-autograd::Var enter_products(const autograd::Var& x, const Tokens& tokens);
-autograd::Var leave_products(const autograd::Var& y, const Tokens& tokens);
+// From what tensor-parallel ranks have of rows [T, D] between the layers to the input of products, and back. `cut`: the
+// ranks share these products out, by the outputs of the first ones and the inputs of the last one, whose results are
+// parts of a sum; otherwise each of them computes all of them with all rows.
+autograd::Var enter_products(const autograd::Var& x, const Tokens& tokens, bool cut);
+autograd::Var leave_products(const autograd::Var& y, const Tokens& tokens, bool cut);
+// The same with the products themselves: several with the same input, of one cut; and one.
+autograd::Var first_products(const autograd::Var& x, std::span<Linear* const> linears, const Tokens& tokens);
+autograd::Var last_product(const autograd::Var& x, Linear& linear, const Tokens& tokens);
 
 enum class NormKind { kRms, kLayer };
 
@@ -76,6 +81,7 @@ struct AttentionSpec {
   float init_std = 0.02f;
   double dropout = 0;         // of the attention weights
   double output_dropout = 0;  // of what o gives (GPT-2)
+  bool cut = true;            // tensor-parallel ranks share the heads out
 };
 
 // Separate q_proj, k_proj, v_proj, o_proj with rotary positions (Llama and its relatives).
@@ -113,6 +119,7 @@ struct MlpSpec {
   ops::Activation activation = ops::Activation::kSilu;
   float init_std = 0.02f;
   double dropout = 0;  // of the output (GPT-2)
+  bool cut = true;     // tensor-parallel ranks share the inner width out
 };
 
 // down(act(gate(x)) * up(x)).

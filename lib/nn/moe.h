@@ -62,7 +62,7 @@ class MoeMlp {
   void update_bias(std::span<const int64_t> load);
   // Of the choice, by expert; empty when bias_step is 0. Every rank has the same.
   const std::vector<float>& bias() const { return bias_; }
-  std::span<float> bias() { return bias_; }
+  std::span<float> mutable_bias() { return bias_; }
 
  private:
   struct ExpertWeights {

@@ -17,6 +17,8 @@ struct Parallel {
   // tokens, the last ones perhaps fewer, padded with zeros (Korthikanti et al., "Reducing Activation Recomputation",
   // 2022).
   bool sequence_parallel = false;
+  // Those rows travel while others are multiplied, where a product follows or goes before (ops/row_products.h).
+  bool overlaps_rows = false;
 
   int tp_size() const { return tp == nullptr ? 1 : tp->size(); }
   int tp_rank() const { return tp == nullptr ? 0 : tp->rank(); }

@@ -33,6 +33,7 @@ struct SplitPart {
 struct Split {
   int dim = -1;  // -1: every rank has the whole weight
   std::vector<SplitPart> parts;
+  bool inputs = false;  // dim is what the product sums over, so each rank has a part of the sum
 };
 
 // What a tensor-parallel rank computes of the gradient of what it has in common with other ranks.

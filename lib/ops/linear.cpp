@@ -110,22 +110,24 @@ void product(const Tensor& y, const Tensor& x, const Tensor& w, const MatmulArgs
   product_kernel(x, false)(y, x, w, args);
 }
 
-Var linear(const Var& x, std::span<const Projection> projections) {
-  int64_t width = 0;
-  bool trains_weight = false;
-  bool trains = false;
+Joint joint_of(const Tensor& x, std::span<const Projection> projections) {
+  Joint out;
   for (const Projection& p : projections) {
-    AM_CHECK(ins(p) == x.value.cols(), Fault::kShape, "linear: the input is {} wide, the weight {} expects {}",
-             x.value.cols(), p.weight->value.shape().str(), ins(p));
-    width += outs(p);
-    trains_weight |= p.weight->requires_grad;
-    trains |= p.weight->requires_grad || (p.bias != nullptr && p.bias->requires_grad);
+    AM_CHECK(ins(p) == x.cols(), Fault::kShape, "linear: the input is {} wide, the weight {} expects {}", x.cols(),
+             p.weight->value.shape().str(), ins(p));
+    out.width += outs(p);
+    out.biased |= p.bias != nullptr;
+    out.trains_weight |= p.weight->requires_grad;
+    out.trains |= p.weight->requires_grad || (p.bias != nullptr && p.bias->requires_grad);
   }
-  auto work = std::ranges::any_of(projections, [](auto& p) { return p.bias != nullptr; })
-                  ? autograd::Work::kBiasedProduct
-                  : autograd::Work::kProduct;
-  auto [y] = x.tape->made("linear", work, [&] {
-    Tensor y = Tensor::empty({x.value.rows(), width}, x.value.dtype(), x.tape->allocator());
+  return out;
+}
+
+Var linear(const Var& x, std::span<const Projection> projections) {
+  const Joint joint = joint_of(x.value, projections);
+  const bool trains = joint.trains, trains_weight = joint.trains_weight;
+  auto [y] = x.tape->made("linear", joint.work(), [&] {
+    Tensor y = Tensor::empty({x.value.rows(), joint.width}, x.value.dtype(), x.tape->allocator());
     project(y, x.value, projections);
     return std::array{y};
   });
@@ -136,7 +138,7 @@ Var linear(const Var& x, std::span<const Projection> projections) {
   auto remake = trains_weight ? x.remake : nullptr;
   std::vector<Projection> ps(projections.begin(), projections.end());
   return x.tape->record("linear", std::move(y), {x}, trains, std::move(saved),
-                        [ps = std::move(ps), remake, trains, trains_weight](Gradients& g) {
+                        [ps = std::move(ps), remake, trains = trains, trains_weight = trains_weight](Gradients& g) {
                           if (g.needed(0)) project_gradient(g.slot(0), g.dy(), ps);
                           if (!trains) return;
                           Tensor x = trains_weight && !remake ? g.saved(0) : Tensor{};

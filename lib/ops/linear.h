@@ -25,6 +25,16 @@ inline autograd::Var linear(const autograd::Var& x, const Projection& projection
   return linear(x, std::span(&projection, 1));
 }
 
+// What linear() finds out about projections that read the same x. Throws Error(kShape) when x does not fit.
+struct Joint {
+  int64_t width = 0;           // the sum of the outs
+  bool trains_weight = false;  // some weight wants a gradient
+  bool trains = false;         // some weight or bias does
+  bool biased = false;
+  autograd::Work work() const { return biased ? autograd::Work::kBiasedProduct : autograd::Work::kProduct; }
+};
+Joint joint_of(const Tensor& x, std::span<const Projection> projections);
+
 // The parts of linear(), for ops that contain products. y [T, sum of the outs]; dx (+)= dy W; the gradients of the
 // weights and biases that want one. `alike`: a row is rounded in the same way however many there are.
 void project(const Tensor& y, const Tensor& x, std::span<const Projection> projections, bool alike = false);

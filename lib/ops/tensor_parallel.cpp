@@ -107,10 +107,16 @@ Var part_of_rows(const Var& x, Communicator& ranks) {
 
 Var join_rows(const Var& x, int64_t rows, Communicator& ranks) {
   if (ranks.size() == 1) return x;
-  auto [y] = x.tape->made("join_rows", Work::kLight,
-                          [&] { return std::array{gathered(x.value, rows, ranks, x.tape->allocator())}; });
-  return x.tape->record("join_rows", std::move(y), {x}, false, {},
-                        [&ranks](Gradients& g) { g.pass(0, own_part(g.dy(), ranks, g.allocator())); });
+  Allocator* allocator = &x.tape->allocator();
+  auto [y] =
+      x.tape->made("join_rows", Work::kLight, [&] { return std::array{gathered(x.value, rows, ranks, *allocator)}; });
+  Var out = x.tape->record("join_rows", std::move(y), {x}, false, {},
+                           [&ranks](Gradients& g) { g.pass(0, own_part(g.dy(), ranks, g.allocator())); });
+  if (out.id >= 0)
+    out.remake = [part = autograd::Kept(x), rows, &ranks, allocator] {
+      return gathered(part.get(), rows, ranks, *allocator);
+    };
+  return out;
 }
 
 }  // namespace automodel::ops

@@ -23,7 +23,8 @@ autograd::Var gather_rows(const autograd::Var& x, int64_t rows, comm::Communicat
 autograd::Var sum_to_rows(const autograd::Var& x, comm::Communicator& ranks);
 
 // The rank's rows of x, which all ranks have: [ceil(rows / n), D], with rows of zeros at the end; and the first `rows`
-// of the rows that the ranks have in parts, for all of them to compute the same with.
+// of the rows that the ranks have in parts, for all of them to compute the same with (gathered again like those of
+// gather_rows).
 autograd::Var part_of_rows(const autograd::Var& x, comm::Communicator& ranks);
 autograd::Var join_rows(const autograd::Var& x, int64_t rows, comm::Communicator& ranks);
 

@@ -20,12 +20,14 @@ JobGroups::JobGroups(const distributed::MeshContext& mesh, comm::Communicator& w
     groups_.experts = &experts_made_->along({"ep_shard"});
   }
   groups_.model.sequence_parallel = options.sequence_parallel && mesh.tp_size() > 1;
+  groups_.model.overlaps_rows = groups_.model.sequence_parallel && options.async_tensor_parallel;
   groups_.model.context_method = options.context_method;
 }
 
-bool sequence_parallel_of(const distributed::StrategyConfig& strategy) {
+SharingOptions sharing_of(const distributed::StrategyConfig& strategy, ops::ContextMethod method) {
   const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy);
-  return fsdp2 != nullptr && fsdp2->sequence_parallel;
+  if (fsdp2 == nullptr) return {.context_method = method};
+  return {fsdp2->sequence_parallel, fsdp2->enable_async_tensor_parallel, method};
 }
 
 }  // namespace automodel::parallel

@@ -11,7 +11,9 @@ namespace automodel::parallel {
 
 // How ranks work together beyond what the mesh says.
 struct SharingOptions {
-  bool sequence_parallel = false;  // of the strategy (fsdp2); it acts with several tp ranks only
+  // Of the strategy (fsdp2); they act with several tp ranks only, the second with the first only.
+  bool sequence_parallel = false;
+  bool async_tensor_parallel = false;
   ops::ContextMethod context_method = ops::ContextMethod::kAllGather;
 };
 
@@ -32,6 +34,6 @@ class JobGroups {
   comm::Communicator* batch_ = nullptr;
 };
 
-bool sequence_parallel_of(const distributed::StrategyConfig& strategy);
+SharingOptions sharing_of(const distributed::StrategyConfig& strategy, ops::ContextMethod method);
 
 }  // namespace automodel::parallel

@@ -122,10 +122,8 @@ PlacedModel::PlacedModel(ModelSource source, comm::World& world, const ResolvedS
     alone_ = world.global().group(std::vector<int>{world.rank()}, "alone");
     groups_ = std::make_unique<parallel::JobGroups>(distributed::MeshContext(1), *alone_);
   } else {
-    groups_ = std::make_unique<parallel::JobGroups>(
-        mesh_context_, world.global(),
-        parallel::SharingOptions{.sequence_parallel = parallel::sequence_parallel_of(*setup.strategy_config),
-                                 .context_method = setup.context_method});
+    groups_ = std::make_unique<parallel::JobGroups>(mesh_context_, world.global(),
+                                                    parallel::sharing_of(*setup.strategy_config, setup.context_method));
     if (setup.pipeline_config)
       placed.pipeline = make_pipeline(*setup.pipeline_config, *source_.model, mesh_context_.pp_size(),
                                       setup.pipeline_config->pp_batch_size);

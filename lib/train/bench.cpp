@@ -168,9 +168,8 @@ BenchResult bench(const BenchShape& shape, comm::World& world) {
   AM_CHECK(shape.batch % data_ranks == 0, Fault::kUsage, "bench: {} rows cannot be shared by {} data-parallel ranks",
            shape.batch, data_ranks);
   int64_t rows = shape.batch / data_ranks;
-  parallel::JobGroups groups(
-      setup.mesh_context, ranks,
-      {.sequence_parallel = shape.mesh.sequence_parallel, .context_method = ops::ContextMethod::kAllGather});
+  parallel::JobGroups groups(setup.mesh_context, ranks,
+                             parallel::sharing_of(setup.strategy_config, ops::ContextMethod::kAllGather));
   auto allocator = make_cpu_allocator();
   auto model = models::build(config::parse_json(config_of(shape.model), shape.model));
   engine::Engine engine(*model, groups.all(), *allocator, options_of(shape, setup, *model, rows));

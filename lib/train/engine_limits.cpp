@@ -54,7 +54,6 @@ void check_engine_limits(const distributed::DistributedSection& section, const c
     }
   };
   note("tp_plan", "the layers themselves say how their weights are cut, which changes no result");
-  note("enable_async_tensor_parallel", "on the CPU a rank's cores compute or communicate");
   note("pipeline.dtype", "what passes between stages has the type that the stages compute in");
   note("pipeline.scale_grads_in_schedule", "gradients are those of the mean over all tokens in any case");
   note("pipeline.pp_seq_len", "every batch tells its own length");

@@ -203,7 +203,7 @@ engine::EngineOptions engine_options(const Job& job) {
 }
 
 parallel::SharingOptions sharing_options(const Job& job) {
-  return {parallel::sequence_parallel_of(job.setup->strategy_config), job.config().context_parallel.method};
+  return parallel::sharing_of(job.setup->strategy_config, job.config().context_parallel.method);
 }
 
 int64_t local_batch(const Job& job, const data::DataloaderConfig& dataloader) {

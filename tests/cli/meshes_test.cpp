@@ -64,7 +64,16 @@ const char* const kMixtral = R"(  config: {model_type: mixtral, vocab_size: 256,
 struct Mesh {
   int ranks;
   std::string options;  // of the distributed section: `name value; name value`
+  bool two_nodes = false;
 };
+
+// Starts processes on two network namespaces that are joined by a wire, as mpirun starts them on two machines.
+const std::string kTwoNodes = AUTOMODEL_SHARED_DIR "/tools/netns_two_nodes.sh";
+
+bool has_two_nodes() {
+  return ::geteuid() == 0 && fs::exists(kTwoNodes) &&
+         std::system(("timeout 60 bash " + kTwoNodes + " -n 2 -t 30 -- true >/dev/null 2>&1").c_str()) == 0;
+}
 
 std::vector<json> records(const std::string& file) {
   std::vector<json> out;
@@ -89,8 +98,11 @@ struct Losses {
 };
 
 Losses train(const std::string& recipe, const std::string& where, const Mesh& mesh) {
-  Run job = run("train " + recipe + " --checkpoint.checkpoint_dir " + where + " --nproc-per-node " +
-                std::to_string(mesh.ranks) + flags(mesh.options));
+  std::string arguments = "train " + recipe + " --checkpoint.checkpoint_dir " + where + flags(mesh.options);
+  std::string ranks = std::to_string(mesh.ranks);
+  Run job = mesh.two_nodes ? run(arguments, true,
+                                 "timeout 200 bash " + kTwoNodes + " -n " + ranks + " -t 180 -x OMP_NUM_THREADS=1 --")
+                           : run(arguments + " --nproc-per-node " + ranks);
   REQUIRE_MESSAGE(job.code == 0, job.output);
   return {records(where + "/training.jsonl"), records(where + "/validation.jsonl")};
 }
@@ -161,4 +173,15 @@ TEST_CASE("a mixture of experts logs the losses of one process on every mesh of 
                 {4, "cp_size 2; ep_size 2"},
                 {8, "dp_replicate_size 2; ep_size 4"},
                 {8, "pp_size 2; tp_size 2; ep_size 2; pipeline '{pp_schedule: DualPipeV, pp_microbatch_size: 1}'"}});
+}
+
+TEST_CASE("meshes over two nodes log the losses of one process") {
+  if (!has_two_nodes()) {
+    MESSAGE("skipped: needs root, network namespaces and " << kTwoNodes);
+    return;
+  }
+  check_meshes(kLlama,
+               {{4, "tp_size 2; sequence_parallel true", true},
+                {4, "pp_size 2; cp_size 2; pipeline '{pp_schedule: ZBVZeroBubble, pp_microbatch_size: 1}'", true}});
+  check_meshes(kMixtral, {{4, "tp_size 2; ep_size 4", true}});
 }

@@ -17,9 +17,10 @@ struct Run {
   std::string output;  // stdout, and stderr when asked for
 };
 
-inline Run run(const std::string& arguments, bool with_errors = true) {
-  const std::string command =
-      "cd " AUTOMODEL_SOURCE_DIR " && " AUTOMODEL_BINARY " " + arguments + (with_errors ? " 2>&1" : " 2>/dev/null");
+// `launcher`: what starts the program, if anything.
+inline Run run(const std::string& arguments, bool with_errors = true, const std::string& launcher = "") {
+  const std::string command = "cd " AUTOMODEL_SOURCE_DIR " && " + launcher + " " AUTOMODEL_BINARY " " + arguments +
+                              (with_errors ? " 2>&1" : " 2>/dev/null");
   Run result;
   std::FILE* pipe = popen(command.c_str(), "r");
   REQUIRE(pipe);

@@ -54,8 +54,9 @@ struct Case {
                o.activation_checkpointing ? static_cast<int>(o.recall) + 1 : 0,
                o.reshard_after_forward ? static_cast<int>(*o.reshard_after_forward) : -1, o.prefetch,
                o.prefetch_backward, o.defer_reduce) +
-           (mesh ? fmt::format(" | tp {} cp {} pp {} {} sp {}", mesh->tp_size(), mesh->cp_size(), mesh->pp_size(),
-                               o.pipeline ? o.pipeline->schedule.name : "", request.sharing.sequence_parallel)
+           (mesh ? fmt::format(" | tp {} cp {} pp {} {} sp {}{}", mesh->tp_size(), mesh->cp_size(), mesh->pp_size(),
+                               o.pipeline ? o.pipeline->schedule.name : "", request.sharing.sequence_parallel,
+                               request.sharing.async_tensor_parallel ? " async" : "")
                  : "");
   }
 };
@@ -124,6 +125,7 @@ void add_mesh(Case& c, Dice& dice) {
   sizes.pp_size = dice.between(1, 2);
   sizes.cp_size = dice.between(1, 2);
   c.request.sharing.sequence_parallel = dice.coin() && sizes.tp_size > 1;
+  c.request.sharing.async_tensor_parallel = dice.coin();
   c.request.sharing.context_method = static_cast<ops::ContextMethod>(dice.between(0, 1));
   auto schedule = std::string(dice.coin() ? "1F1B" : "InterleavedZeroBubble");
   int stages = parallel::is_single_stage(schedule) ? 2 : 4;

@@ -1,6 +1,7 @@
 // A Llama-3 70B shape on 1,024 ranks against numbers worked out by hand.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "config/config.h"
@@ -99,12 +100,16 @@ TEST_CASE("more microbatches gather as often again and reduce once") {
 
 TEST_CASE("planning a rank takes no longer for 100,000 ranks than for 8") {
   auto model = models::build(config::parse_json(kLlama70B, "config.json"));
+  // The best of a few: other programs may be at work.
   auto seconds = [&](int64_t world) {
-    auto begin = std::chrono::steady_clock::now();
-    plan_of(*model, world, 16);
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    double best = 1e9;
+    for (int i = 0; i < 5; ++i) {
+      auto begin = std::chrono::steady_clock::now();
+      plan_of(*model, world, 16);
+      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+    return best;
   };
-  seconds(8);
   double small = seconds(8), large = seconds(100'000);
   MESSAGE("8 ranks: " << 1e3 * small << " ms, 100,000 ranks: " << 1e3 * large << " ms");
   CHECK(large < 3 * small + 0.05);

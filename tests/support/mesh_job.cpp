@@ -20,7 +20,7 @@ std::string MeshSizes::text() const {
     if (size > 1) out += (out.empty() ? "" : " x ") + std::string(name) + " " + std::to_string(size);
   };
   add("pp", pp), add("dp_replicate", dp_replicate), add("dp_shard", dp_shard), add("cp", cp);
-  add(sequence_parallel ? "tp+sp" : "tp", tp), add("ep", ep);
+  add(async_tensor_parallel ? "async tp+sp" : sequence_parallel ? "tp+sp" : "tp", tp), add("ep", ep);
   return out.empty() ? "one rank" : out;
 }
 
@@ -121,6 +121,7 @@ class RankJob {
     }
     groups.model.context_method = job.context_method;
     groups.model.sequence_parallel = job.mesh.sequence_parallel;
+    groups.model.overlaps_rows = job.mesh.async_tensor_parallel;
     options_ = job.options;
     options_.unit.replicas = job.mesh.dp_replicate;
     if (job.mesh.pp > 1) options_.pipeline = pipeline();

@@ -18,6 +18,7 @@ namespace automodel::test {
 struct MeshSizes {
   int pp = 1, dp_replicate = 1, dp_shard = 1, cp = 1, tp = 1, ep = 1;
   bool sequence_parallel = false;
+  bool async_tensor_parallel = false;  // with sequence_parallel
 
   int dp() const { return dp_replicate * dp_shard; }
   int size() const { return pp * dp() * cp * tp; }

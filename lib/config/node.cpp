@@ -124,6 +124,8 @@ Node* Node::find(std::string_view key) {
 const Node* Node::at_path(std::string_view path) const {
   const Node* node = this;
   while (node && !path.empty()) {
+    // A key may have dots of its own.
+    if (const Node* whole = node->is_map() ? node->find(path) : nullptr) return whole;
     const size_t dot = path.find('.');
     const std::string_view key = path.substr(0, dot);
     path = dot == std::string_view::npos ? std::string_view() : path.substr(dot + 1);

@@ -8,7 +8,12 @@ void describe(config::Fields<FSDP2Config>& f) {
   f("sequence_parallel", &C::sequence_parallel,
     "Cut activations along the sequence between tensor-parallel products. No effect at tp_size 1.");
   f("tp_plan", &C::tp_plan,
-    "How tensor parallelism cuts modules: a name, or pattern: style. Default: the model's own.");
+    "Which modules tensor parallelism cuts: colwise or rowwise for each pattern of their names, as in "
+    "model.layers.*.self_attn.q_proj: colwise. What is not named is whole on every rank. Attentions, MLPs, the "
+    "embedding "
+    "and the head are cut as wholes. Or a name: auto, llama_nemotron_super_tp_plan. Default: the model's own, which "
+    "cuts "
+    "all of them.");
   f("patch_is_packed_sequence", &C::patch_is_packed_sequence, "Answer no to the probe for packed sequences.")
       .no_effect("attention never probes for packed sequences");
   f("mp_policy", &C::mp_policy,

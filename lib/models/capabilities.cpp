@@ -82,12 +82,16 @@ void check_experts(const ModelInfo& model, int64_t ep, std::vector<Violation>& o
 std::vector<Violation> violations(const ModelInfo& model, const distributed::ParallelismSizes& sizes) {
   const auto at_least_one = [](int64_t size) { return std::max<int64_t>(1, size); };
   std::vector<Violation> out;
-  std::vector<Amount> amounts{{model.heads, "attention heads"},
-                              {model.kv_heads, "key/value heads", false, true},
-                              {model.vocab_size, "tokens of the vocabulary", true}};
+  std::vector<Amount> amounts;
+  if (model.cuts_heads) {
+    amounts.push_back({model.heads, "attention heads"});
+    amounts.push_back({model.kv_heads, "key/value heads", false, true});
+  }
+  if (model.cuts_vocabulary) amounts.push_back({model.vocab_size, "tokens of the vocabulary", true});
   // Experts stay whole.
-  if (model.expert_layers < model.layers) amounts.push_back({model.intermediate_size, "inner width of the MLP", true});
-  check_cuts("tp_size", at_least_one(sizes.tp_size), amounts, out);
+  if (model.cuts_mlps && model.expert_layers < model.layers)
+    amounts.push_back({model.intermediate_size, "inner width of the MLP", true});
+  if (!amounts.empty()) check_cuts("tp_size", at_least_one(sizes.tp_size), amounts, out);
   const int64_t pp = at_least_one(sizes.pp_size);
   if (pp > 1) check_stages(model, pp, out);
   check_experts(model, at_least_one(sizes.ep_size), out);

@@ -17,10 +17,10 @@ struct Violation {
   std::string hint;     // the nearest sizes that fit
 };
 
-// Everything about the model that the sizes cannot cut: tp divides attention heads, divides or is a multiple of
-// the key/value heads, and gives every rank some of the MLPs and of the vocabulary (in parts of ceil(vocabulary / tp)
-// rows, which need not come out even), pp leaves every stage a layer, ep divides the experts. Sizes of 0 or less count
-// as 1.
+// Everything about the model that the sizes cannot cut: of what the model has cut (ModelInfo::cuts_*), tp divides
+// attention heads, divides or is a multiple of the key/value heads, and gives every rank some of the MLPs and of the
+// vocabulary (in parts of ceil(vocabulary / tp) rows, which need not come out even), pp leaves every stage a layer, ep
+// divides the experts. Sizes of 0 or less count as 1.
 std::vector<Violation> violations(const ModelInfo& model, const distributed::ParallelismSizes& sizes);
 
 // The same as problems of the `distributed` section.

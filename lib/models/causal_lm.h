@@ -30,6 +30,11 @@ struct ModelInfo {
   int64_t max_positions = 0;
   bool absolute_positions = false;  // learned positions: a longer sequence is impossible, not only untrained
   bool tied_head = false;
+  // What tensor-parallel ranks share out (TensorCuts): the heads of some layer, the MLP of some layer, the embedding or
+  // the head.
+  bool cuts_heads = true;
+  bool cuts_mlps = true;
+  bool cuts_vocabulary = true;
   std::vector<std::string> notes;  // what the config asks for and this program does otherwise, in plain sentences
 };
 

@@ -74,7 +74,7 @@ ModelInfo info_of(const Gpt2Config& c) {
   return info;
 }
 
-std::unique_ptr<CausalLM> build_gpt2(const config::Node& node, config::Report& report) {
+std::unique_ptr<CausalLM> build_gpt2(const config::Node& node, const TensorCuts& cuts, config::Report& report) {
   auto c = config::read<Gpt2Config>(node, report);
   if (!report.empty()) return nullptr;
   ModelInfo info = info_of(c);
@@ -90,12 +90,20 @@ std::unique_ptr<CausalLM> build_gpt2(const config::Node& node, config::Report& r
   attention.output_dropout = c.resid_pdrop;
   nn::MlpSpec mlp{c.n_embd, info.intermediate_size, true, *parse_activation(c.activation_function), std, c.resid_pdrop};
 
+  const bool cut_embedding = cuts.contains("transformer.wte"), cut_head = cuts.contains("lm_head");
+  info.cuts_heads = info.cuts_mlps = false;
+  info.cuts_vocabulary = cut_embedding || cut_head;
+
   std::vector<std::unique_ptr<nn::Block>> blocks;
   for (int64_t i = 0; i < c.n_layer; ++i) {
     std::string prefix = "transformer.h." + std::to_string(i) + ".";
     double scale = c.scale_attn_weights ? 1.0 / std::sqrt(static_cast<double>(info.head_dim)) : 1.0;
     if (c.scale_attn_by_inverse_layer_idx) scale /= static_cast<double>(i + 1);
     attention.scale = static_cast<float>(scale);
+    attention.cut = cuts.contains(prefix + "attn");
+    mlp.cut = cuts.contains(prefix + "mlp");
+    info.cuts_heads |= attention.cut;
+    info.cuts_mlps |= mlp.cut;
     auto norm = [&](const char* name) {
       return nn::Norm(prefix + name, c.n_embd, nn::NormKind::kLayer, c.layer_norm_epsilon);
     };
@@ -108,7 +116,7 @@ std::unique_ptr<CausalLM> build_gpt2(const config::Node& node, config::Report& r
       Parts{std::move(info), nn::Param("transformer.wte.weight", {c.vocab_size, c.n_embd}, nn::Init::normal(std)),
             nn::Param("transformer.wpe.weight", {c.n_positions, c.n_embd}, nn::Init::normal(std)), nullptr,
             std::move(blocks), nn::Norm("transformer.ln_f", c.n_embd, nn::NormKind::kLayer, c.layer_norm_epsilon),
-            std::move(head), nn::Dropout("transformer.drop", c.embd_pdrop)});
+            std::move(head), nn::Dropout("transformer.drop", c.embd_pdrop), cut_embedding, cut_head});
 }
 
 }  // namespace

@@ -19,19 +19,21 @@ void describe(config::Fields<LlamaConfig>& f) {
   f("mlp_bias", &LlamaConfig::mlp_bias, "Biases in the MLP.");
 }
 
-const Family kLlama{"llama",
-                    "LlamaForCausalLM",
-                    [](const config::Node& node, config::Report& report) -> std::unique_ptr<CausalLM> {
-                      auto c = config::read<LlamaConfig>(node, report);
-                      if (!report.empty()) return nullptr;
-                      return build_rotary("llama", c.shared,
-                                          {.qkv_bias = c.attention_bias,
-                                           .output_bias = c.attention_bias,
-                                           .mlp_bias = c.mlp_bias,
-                                           .head_norm = false,
-                                           .windows = {}});
-                    },
-                    {"*.rotary_emb.inv_freq"},
-                    config::schema_of<LlamaConfig>};
+const Family kLlama{
+    "llama",
+    "LlamaForCausalLM",
+    [](const config::Node& node, const TensorCuts& cuts, config::Report& report) -> std::unique_ptr<CausalLM> {
+      auto c = config::read<LlamaConfig>(node, report);
+      if (!report.empty()) return nullptr;
+      return build_rotary("llama", c.shared,
+                          {.qkv_bias = c.attention_bias,
+                           .output_bias = c.attention_bias,
+                           .mlp_bias = c.mlp_bias,
+                           .head_norm = false,
+                           .windows = {}},
+                          cuts);
+    },
+    {"*.rotary_emb.inv_freq"},
+    config::schema_of<LlamaConfig>};
 
 }  // namespace automodel::models

@@ -23,16 +23,17 @@ void describe(config::Fields<MistralConfig>& f) {
       .above(0);
 }
 
-const Family kMistral{"mistral",
-                      "MistralForCausalLM",
-                      [](const config::Node& node, config::Report& report) -> std::unique_ptr<CausalLM> {
-                        auto c = config::read<MistralConfig>(node, report);
-                        if (!report.empty()) return nullptr;
-                        RotaryFeatures features;
-                        features.windows = layer_windows(c.sliding_window, std::nullopt, 0, c.shared.num_hidden_layers);
-                        return build_rotary("mistral", c.shared, features);
-                      },
-                      {"*.rotary_emb.inv_freq"},
-                      config::schema_of<MistralConfig>};
+const Family kMistral{
+    "mistral",
+    "MistralForCausalLM",
+    [](const config::Node& node, const TensorCuts& cuts, config::Report& report) -> std::unique_ptr<CausalLM> {
+      auto c = config::read<MistralConfig>(node, report);
+      if (!report.empty()) return nullptr;
+      RotaryFeatures features;
+      features.windows = layer_windows(c.sliding_window, std::nullopt, 0, c.shared.num_hidden_layers);
+      return build_rotary("mistral", c.shared, features, cuts);
+    },
+    {"*.rotary_emb.inv_freq"},
+    config::schema_of<MistralConfig>};
 
 }  // namespace automodel::models

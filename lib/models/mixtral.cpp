@@ -34,7 +34,7 @@ void describe(config::Fields<MixtralConfig>& f) {
 const Family kMixtral{
     "mixtral",
     "MixtralForCausalLM",
-    [](const config::Node& node, config::Report& report) -> std::unique_ptr<CausalLM> {
+    [](const config::Node& node, const TensorCuts& cuts, config::Report& report) -> std::unique_ptr<CausalLM> {
       auto c = config::read<MixtralConfig>(node, report);
       if (!report.empty()) return nullptr;
       RotaryFeatures features;
@@ -46,7 +46,7 @@ const Family kMixtral{
       if (c.router_jitter_noise > 0)
         features.notes.push_back(fmt::format(
             "the config asks for router_jitter_noise {}; the routers get no noise here", c.router_jitter_noise));
-      return build_rotary("mixtral", c.shared, features);
+      return build_rotary("mixtral", c.shared, features, cuts);
     },
     {"*.rotary_emb.inv_freq"},
     config::schema_of<MixtralConfig>};

@@ -29,19 +29,20 @@ void describe(config::Fields<Qwen2Config>& f) {
   f("layer_types", &Qwen2Config::layer_types, "full_attention or sliding_attention, for each layer.");
 }
 
-const Family kQwen2{"qwen2",
-                    "Qwen2ForCausalLM",
-                    [](const config::Node& node, config::Report& report) -> std::unique_ptr<CausalLM> {
-                      auto c = config::read<Qwen2Config>(node, report);
-                      if (!report.empty()) return nullptr;
-                      RotaryFeatures features;
-                      features.qkv_bias = true;
-                      if (c.use_sliding_window)
-                        features.windows = layer_windows(c.sliding_window, c.layer_types, c.max_window_layers,
-                                                         c.shared.num_hidden_layers);
-                      return build_rotary("qwen2", c.shared, features);
-                    },
-                    {"*.rotary_emb.inv_freq"},
-                    config::schema_of<Qwen2Config>};
+const Family kQwen2{
+    "qwen2",
+    "Qwen2ForCausalLM",
+    [](const config::Node& node, const TensorCuts& cuts, config::Report& report) -> std::unique_ptr<CausalLM> {
+      auto c = config::read<Qwen2Config>(node, report);
+      if (!report.empty()) return nullptr;
+      RotaryFeatures features;
+      features.qkv_bias = true;
+      if (c.use_sliding_window)
+        features.windows =
+            layer_windows(c.sliding_window, c.layer_types, c.max_window_layers, c.shared.num_hidden_layers);
+      return build_rotary("qwen2", c.shared, features, cuts);
+    },
+    {"*.rotary_emb.inv_freq"},
+    config::schema_of<Qwen2Config>};
 
 }  // namespace automodel::models

@@ -32,20 +32,21 @@ void describe(config::Fields<Qwen3Config>& f) {
   f("layer_types", &Qwen3Config::layer_types, "full_attention or sliding_attention, for each layer.");
 }
 
-const Family kQwen3{"qwen3",
-                    "Qwen3ForCausalLM",
-                    [](const config::Node& node, config::Report& report) -> std::unique_ptr<CausalLM> {
-                      auto c = config::read<Qwen3Config>(node, report);
-                      if (!report.empty()) return nullptr;
-                      RotaryFeatures features;
-                      features.qkv_bias = features.output_bias = c.attention_bias;
-                      features.head_norm = true;
-                      if (c.use_sliding_window)
-                        features.windows = layer_windows(c.sliding_window, c.layer_types, c.max_window_layers,
-                                                         c.shared.num_hidden_layers);
-                      return build_rotary("qwen3", c.shared, features);
-                    },
-                    {"*.rotary_emb.inv_freq"},
-                    config::schema_of<Qwen3Config>};
+const Family kQwen3{
+    "qwen3",
+    "Qwen3ForCausalLM",
+    [](const config::Node& node, const TensorCuts& cuts, config::Report& report) -> std::unique_ptr<CausalLM> {
+      auto c = config::read<Qwen3Config>(node, report);
+      if (!report.empty()) return nullptr;
+      RotaryFeatures features;
+      features.qkv_bias = features.output_bias = c.attention_bias;
+      features.head_norm = true;
+      if (c.use_sliding_window)
+        features.windows =
+            layer_windows(c.sliding_window, c.layer_types, c.max_window_layers, c.shared.num_hidden_layers);
+      return build_rotary("qwen3", c.shared, features, cuts);
+    },
+    {"*.rotary_emb.inv_freq"},
+    config::schema_of<Qwen3Config>};
 
 }  // namespace automodel::models

@@ -50,24 +50,24 @@ void describe(config::Fields<Qwen3MoeConfig>& f) {
   f("sliding_window", &C::sliding_window, "Positions that a token sees then.").above(0);
 }
 
-const Family kQwen3Moe{"qwen3_moe",
-                       "Qwen3MoeForCausalLM",
-                       [](const config::Node& node, config::Report& report) -> std::unique_ptr<CausalLM> {
-                         auto c = config::read<Qwen3MoeConfig>(node, report);
-                         if (!report.empty()) return nullptr;
-                         RotaryFeatures features;
-                         features.qkv_bias = features.output_bias = c.attention_bias;
-                         features.head_norm = true;
-                         if (c.use_sliding_window)
-                           features.windows =
-                               layer_windows(c.sliding_window, std::nullopt, 0, c.shared.num_hidden_layers);
-                         features.moe = moe_spec(c.experts, c.shared, c.moe_intermediate_size);
-                         features.moe->renormalise = c.norm_topk_prob;
-                         for (int64_t i = 0; i < c.shared.num_hidden_layers; ++i)
-                           if (!c.has_experts(i)) features.dense_layers.insert(i);
-                         return build_rotary("qwen3_moe", c.shared, features);
-                       },
-                       {"*.rotary_emb.inv_freq"},
-                       config::schema_of<Qwen3MoeConfig>};
+const Family kQwen3Moe{
+    "qwen3_moe",
+    "Qwen3MoeForCausalLM",
+    [](const config::Node& node, const TensorCuts& cuts, config::Report& report) -> std::unique_ptr<CausalLM> {
+      auto c = config::read<Qwen3MoeConfig>(node, report);
+      if (!report.empty()) return nullptr;
+      RotaryFeatures features;
+      features.qkv_bias = features.output_bias = c.attention_bias;
+      features.head_norm = true;
+      if (c.use_sliding_window)
+        features.windows = layer_windows(c.sliding_window, std::nullopt, 0, c.shared.num_hidden_layers);
+      features.moe = moe_spec(c.experts, c.shared, c.moe_intermediate_size);
+      features.moe->renormalise = c.norm_topk_prob;
+      for (int64_t i = 0; i < c.shared.num_hidden_layers; ++i)
+        if (!c.has_experts(i)) features.dense_layers.insert(i);
+      return build_rotary("qwen3_moe", c.shared, features, cuts);
+    },
+    {"*.rotary_emb.inv_freq"},
+    config::schema_of<Qwen3MoeConfig>};
 
 }  // namespace automodel::models

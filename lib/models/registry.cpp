@@ -55,10 +55,10 @@ std::vector<std::string> field_names(const Family& family) {
   return names;
 }
 
-std::unique_ptr<CausalLM> build(const config::Node& config) {
+std::unique_ptr<CausalLM> build(const config::Node& config, const TensorCuts& cuts) {
   const Family& family = family_of(config);
   config::Report report;
-  auto model = family.build(config, report);
+  auto model = family.build(config, cuts, report);
   report.throw_if_any();
   return model;
 }

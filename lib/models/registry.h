@@ -9,6 +9,7 @@
 #include "config/report.h"
 #include "config/schema.h"
 #include "models/causal_lm.h"
+#include "models/tensor_plan.h"
 
 namespace automodel::models {
 
@@ -17,7 +18,7 @@ struct Family {
   const char* model_type;
   const char* architecture;  // as `architectures` of config.json names it
   // Reads the config, reports its mistakes, and builds the model when there are none (nullptr otherwise).
-  std::unique_ptr<CausalLM> (*build)(const config::Node& config, config::Report& report);
+  std::unique_ptr<CausalLM> (*build)(const config::Node& config, const TensorCuts& cuts, config::Report& report);
   // Tensors that checkpoints of this family may hold and that are no weights ('*' stands for any text).
   std::vector<std::string> ignorable;
   // The fields of config.json that the family reads.
@@ -47,6 +48,6 @@ const Family* find_family(const config::Node& config, config::Report& report);
 std::vector<std::string> field_names(const Family& family);
 
 // family_of + build; throws Error(kConfig) with every mistake of the config.
-std::unique_ptr<CausalLM> build(const config::Node& config);
+std::unique_ptr<CausalLM> build(const config::Node& config, const TensorCuts& cuts = {});
 
 }  // namespace automodel::models

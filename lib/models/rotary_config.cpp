@@ -128,7 +128,7 @@ std::vector<int64_t> layer_windows(std::optional<int64_t> window,
 }
 
 std::unique_ptr<CausalLM> build_rotary(const std::string& model_type, const RotaryConfig& c,
-                                       const RotaryFeatures& features) {
+                                       const RotaryFeatures& features, const TensorCuts& cuts) {
   ModelInfo info = info_of(model_type, c);
   info.notes = features.notes;
   if (features.moe) {
@@ -152,10 +152,17 @@ std::unique_ptr<CausalLM> build_rotary(const std::string& model_type, const Rota
   attention.dropout = c.attention_dropout;
   nn::MlpSpec mlp{c.hidden_size, c.intermediate_size, features.mlp_bias, *parse_activation(c.hidden_act), std};
 
+  const bool cut_embedding = cuts.contains("model.embed_tokens"), cut_head = cuts.contains("lm_head");
+  info.cuts_heads = info.cuts_mlps = false;
+  info.cuts_vocabulary = cut_embedding || cut_head;
+
   std::vector<std::unique_ptr<nn::Block>> blocks;
   for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
     std::string prefix = "model.layers." + std::to_string(i) + ".";
     attention.window = features.windows.empty() ? 0 : features.windows[static_cast<size_t>(i)];
+    attention.cut = cuts.contains(prefix + "self_attn");
+    mlp.cut = cuts.contains(prefix + "mlp");
+    info.cuts_heads |= attention.cut;
     auto norm = [&](const char* name) {
       return nn::Norm(prefix + name, c.hidden_size, nn::NormKind::kRms, c.rms_norm_eps);
     };
@@ -167,15 +174,21 @@ std::unique_ptr<CausalLM> build_rotary(const std::string& model_type, const Rota
     if (features.moe && !features.dense_layers.contains(i))
       add(std::type_identity<ExpertBlock>{}, nn::MoeMlp(prefix + features.moe_prefix, *features.moe));
     else
-      add(std::type_identity<Block>{}, nn::GatedMlp(prefix + "mlp.", mlp));
+      add(std::type_identity<Block>{}, nn::GatedMlp(prefix + "mlp.", mlp)), info.cuts_mlps |= mlp.cut;
   }
   std::optional<nn::Param> head;
   Shape table{c.vocab_size, c.hidden_size};
   if (!c.tie_word_embeddings) head.emplace("lm_head.weight", table, nn::Init::normal(std));
-  return std::make_unique<CausalLM>(
-      Parts{std::move(info), nn::Param("model.embed_tokens.weight", table, nn::Init::normal(std)), std::nullopt,
-            std::move(rope), std::move(blocks),
-            nn::Norm("model.norm", c.hidden_size, nn::NormKind::kRms, c.rms_norm_eps), std::move(head)});
+  return std::make_unique<CausalLM>(Parts{std::move(info),
+                                          nn::Param("model.embed_tokens.weight", table, nn::Init::normal(std)),
+                                          std::nullopt,
+                                          std::move(rope),
+                                          std::move(blocks),
+                                          nn::Norm("model.norm", c.hidden_size, nn::NormKind::kRms, c.rms_norm_eps),
+                                          std::move(head),
+                                          {},
+                                          cut_embedding,
+                                          cut_head});
 }
 
 }  // namespace automodel::models

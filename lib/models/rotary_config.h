@@ -12,6 +12,7 @@
 
 #include "config/schema.h"
 #include "models/causal_lm.h"
+#include "models/tensor_plan.h"
 #include "nn/moe.h"
 
 namespace automodel::models {
@@ -67,7 +68,7 @@ std::vector<int64_t> layer_windows(std::optional<int64_t> window,
                                    int64_t layers);
 
 std::unique_ptr<CausalLM> build_rotary(const std::string& model_type, const RotaryConfig& config,
-                                       const RotaryFeatures& features);
+                                       const RotaryFeatures& features, const TensorCuts& cuts);
 
 // The activation that a config names, or nothing.
 std::optional<ops::Activation> parse_activation(const std::string& name);

@@ -36,16 +36,17 @@ void check_ranks(const distributed::MeshContext& mesh, const comm::World& world,
   }
 }
 
-// Everything that keeps the model from being placed as the set-up says.
-void check(const models::ModelInfo& info, const comm::World& world, const ResolvedSetup& setup) {
+// Makes the model as the set-up has it cut. Throws everything that keeps it from being placed.
+void check(ModelSource& source, const comm::World& world, const ResolvedSetup& setup) {
   config::Report report;
   const config::Node nowhere;
   config::Problems problems(report, nowhere, "");
   const distributed::ParallelismSizes sizes = sizes_of(setup.mesh_context);
-  models::check_capabilities(info, sizes, problems);
+  if (setup.strategy_config) cut_model(source, *setup.strategy_config, problems);
+  models::check_capabilities(source.model->info(), sizes, problems);
   if (setup.strategy_config) {
     check_ranks(setup.mesh_context, world, problems);
-    check_engine_limits(*setup.strategy_config, problems);
+    check_engine_limits(*setup.strategy_config, sizes, problems);
   }
   report.throw_if_any();
 }
@@ -110,7 +111,7 @@ ResolvedSetup resolve_setup(const LoadOptions& options) {
 PlacedModel::PlacedModel(ModelSource source, comm::World& world, const ResolvedSetup& setup,
                          const engine::EngineOptions& options)
     : source_(std::move(source)), mesh_context_(setup.mesh_context), allocator_(make_cpu_allocator()) {
-  check(source_.model->info(), world, setup);
+  check(source_, world, setup);
   engine::EngineOptions placed = options;
   const auto strategy = setup.strategy_config.value_or(distributed::DDPConfig{});
   place_by(placed, {.strategy = strategy,

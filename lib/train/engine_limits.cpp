@@ -36,8 +36,15 @@ void note_megatron(Note&& note) {
 
 }  // namespace
 
-void check_engine_limits(const distributed::StrategyConfig& strategy, config::Problems& problems) {
-  if (const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy)) check_policy(*fsdp2, problems);
+void check_engine_limits(const distributed::StrategyConfig& strategy, const distributed::ParallelismSizes& sizes,
+                         config::Problems& problems) {
+  const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy);
+  if (fsdp2 == nullptr) return;
+  check_policy(*fsdp2, problems);
+  if (sizes.tp_size > 1 && fsdp2->enable_async_tensor_parallel && !fsdp2->sequence_parallel)
+    problems.add("enable_async_tensor_parallel",
+                 "is true, but sequence_parallel is false: there are no rows that could travel during products",
+                 "write sequence_parallel: true, or leave this out");
 }
 
 void check_engine_limits(const distributed::DistributedSection& section, const config::Node& node,
@@ -45,7 +52,7 @@ void check_engine_limits(const distributed::DistributedSection& section, const c
   config::Problems problems(report, node, "distributed");
   const distributed::StrategyConfig options = distributed::options_of(section);
   const ActivationCheckpointing checkpointing = distributed::activation_checkpointing_of(section);
-  check_engine_limits(options, problems);
+  check_engine_limits(options, distributed::sizes_of(section), problems);
   const auto note = [&](const char* key, const char* why) {
     const config::Node* written = node.at_path(key);
     const bool off = !written || written->is_null() || (written->is_bool() && !written->as_bool());
@@ -53,7 +60,6 @@ void check_engine_limits(const distributed::DistributedSection& section, const c
       report.note({fmt::format("distributed.{}", key), fmt::format("has no effect: {}", why), "", written->origin()});
     }
   };
-  note("tp_plan", "the layers themselves say how their weights are cut, which changes no result");
   note("pipeline.dtype", "what passes between stages has the type that the stages compute in");
   note("pipeline.scale_grads_in_schedule", "gradients are those of the mean over all tokens in any case");
   note("pipeline.pp_seq_len", "every batch tells its own length");

@@ -7,7 +7,8 @@
 namespace automodel::train {
 
 // Adds a problem for everything that cannot be trained, at the keys of a section.
-void check_engine_limits(const distributed::StrategyConfig& strategy, config::Problems& problems);
+void check_engine_limits(const distributed::StrategyConfig& strategy, const distributed::ParallelismSizes& sizes,
+                         config::Problems& problems);
 
 // The same for a section, whose tree is `node`, and a note for every written key that has no effect on what can be
 // trained.

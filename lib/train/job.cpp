@@ -122,7 +122,7 @@ Job read_job(const RecipeSource& source, int world_size, bool for_training, conf
 void check_context_method(const Job& job, Mistakes& mistakes) {
   if (!job.setup || job.config().context_parallel.method != ops::ContextMethod::kAllToAll) return;
   const models::ModelInfo& info = job.source.model->info();
-  int64_t tp = job.setup->mesh_context.tp_size(), cp = job.setup->mesh_context.cp_size();
+  int64_t tp = info.cuts_heads ? job.setup->mesh_context.tp_size() : 1, cp = job.setup->mesh_context.cp_size();
   ops::HeadLayout layout{info.heads / tp, std::max<int64_t>(1, info.kv_heads / tp), info.head_dim};
   if (ops::scatters_heads(layout, static_cast<int>(cp))) return;
   const config::Node* section = job.recipe.node.find("context_parallel");
@@ -144,6 +144,7 @@ void open_source(Job& job, ModelParts parts, Mistakes& mistakes) {
   job.precision = distributed::precision_of(config.distributed, job.source.storage);
   const config::Node* section = job.recipe.node.find("distributed");
   config::Problems problems(mistakes.report(), section ? *section : job.recipe.node, "distributed");
+  cut_model(job.source, distributed::options_of(config.distributed), problems);
   models::check_capabilities(job.source.model->info(), distributed::sizes_of(config.distributed), problems);
   check_context_method(job, mistakes);
   if (job.setup && job.setup->pipeline_config && intact(mistakes.report(), {"distributed", "step_scheduler"}))

@@ -63,7 +63,7 @@ std::unique_ptr<models::CausalLM> build(const ModelSection& section, const confi
     std::vector<std::string> known = models::field_names(*family);
     for (const config::Entry& entry : base.entries()) known.push_back(entry.key);
     check_names(section, known, report);
-    model = family->build(config, found);
+    model = family->build(config, {}, found);
   }
   for (config::Problem problem : found.problems()) {
     std::string field = problem.key.substr(0, problem.key.find('.'));
@@ -141,6 +141,13 @@ ModelSource open_model(const ModelSection& section, ModelParts parts, config::Re
   finish(source, std::move(merged));
   if (source.weights) check_weights(*source.model, source.weights->tensors());
   return source;
+}
+
+void cut_model(ModelSource& source, const distributed::StrategyConfig& strategy, config::Problems& problems) {
+  const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&strategy);
+  if (fsdp2 == nullptr || !fsdp2->tp_plan) return;
+  const models::TensorCuts cuts = models::cuts_of(*source.model, *fsdp2->tp_plan, problems);
+  source.model = models::build(config::parse_json(source.config_json, source.id), cuts);
 }
 
 ModelSource open_folder(const std::string& name) {

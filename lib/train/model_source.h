@@ -7,6 +7,7 @@
 #include <string>
 
 #include "checkpoint/hf_model_dir.h"
+#include "distributed/strategy.h"
 #include "models/registry.h"
 #include "train/model_section.h"
 
@@ -34,6 +35,10 @@ ModelSource open_model(const ModelSection& section, ModelParts parts = ModelPart
 
 // The same; what is wrong with the config goes to `report`, and then `model` is null.
 ModelSource open_model(const ModelSection& section, ModelParts parts, config::Report& report);
+
+// Makes the model anew for tensor-parallel ranks, as the strategy's tp_plan says. What is wrong with the plan goes to
+// `problems`, at the keys of a `distributed` section, and then everything is cut.
+void cut_model(ModelSource& source, const distributed::StrategyConfig& strategy, config::Problems& problems);
 
 // A model folder, a checkpoint, a run's checkpoint directory (its LATEST), or a hub id in the local cache.
 ModelSource open_folder(const std::string& name);

@@ -268,6 +268,19 @@ TEST_CASE("a run of a mixture of experts moves between expert-parallel and other
                 {2, "cp_size 2; ep_size 2"}}});
 }
 
+TEST_CASE("a run moves between meshes that cut different parts of the model") {
+  const std::string attention =
+      "tp_plan {layers.*.q_proj: colwise, layers.*.k_proj: colwise, layers.*.v_proj: colwise, layers.*.o_proj: "
+      "rowwise}";
+  const std::string mlp =
+      "tp_plan {layers.*.gate_proj: colwise, layers.*.up_proj: colwise, layers.*.down_proj: rowwise}";
+  check_moves(
+      kLlama, "float32",
+      {{{2, "tp_size 2; " + attention}, {4, "tp_size 2; sequence_parallel true; " + mlp}},
+       {{2, "tp_size 2; sequence_parallel true; tp_plan {}"}, {2, "cp_size 2"}},
+       {{4, "tp_size 2; sequence_parallel true; enable_async_tensor_parallel true; " + mlp}, {2, "tp_size 2"}}});
+}
+
 TEST_CASE("meshes that train alike bit for bit write the same checkpoint") {
   log::configure(log::Level::kOff);
   Folder folder;

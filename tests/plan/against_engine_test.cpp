@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,7 @@ struct Case {
   // With a mesh of more than data-parallel ranks; request.mesh points to it.
   std::shared_ptr<const distributed::MeshContext> mesh;
   plan::RankRequest request;
+  models::TensorCuts cuts;
 
   std::string name() const {
     const auto& o = request.options;
@@ -56,7 +58,8 @@ struct Case {
                o.prefetch_backward, o.defer_reduce) +
            (mesh ? fmt::format(" | tp {} cp {} pp {} {} sp {}{}", mesh->tp_size(), mesh->cp_size(), mesh->pp_size(),
                                o.pipeline ? o.pipeline->schedule.name : "", request.sharing.sequence_parallel,
-                               request.sharing.async_tensor_parallel ? " async" : "")
+                               request.sharing.async_tensor_parallel ? " async" : "") +
+                       (cuts.wholes ? fmt::format(" cut: {}", fmt::join(*cuts.wholes, " ")) : "")
                  : "");
   }
 };
@@ -117,6 +120,25 @@ Case random_case(uint64_t seed) {
   return c;
 }
 
+// Cuts some of the attentions, MLPs and tables.
+models::TensorCuts random_cuts(models::CausalLM& model, Dice& dice) {
+  models::TensorCuts cuts{std::set<std::string>{}};
+  const bool tables = dice.coin();
+  for (nn::Param* p : model.root_params())
+    if (p->split.dim >= 0 && tables) cuts.wholes->insert(p->name.substr(0, p->name.rfind('.')));
+  if (tables) cuts.wholes->insert("lm_head");
+  for (int i = 0; i < model.layers(); ++i) {
+    std::set<std::string> of_layer;
+    for (nn::Param* p : model.layer_params(i)) {
+      const std::string module = p->name.substr(0, p->name.rfind('.'));
+      if (p->split.dim >= 0) of_layer.insert(module.substr(0, module.rfind('.')));
+    }
+    for (const std::string& whole : of_layer)
+      if (dice.coin()) cuts.wholes->insert(whole);
+  }
+  return cuts;
+}
+
 // Some jobs have tensor-parallel ranks, pipeline ranks, or both.
 void add_mesh(Case& c, Dice& dice) {
   auto model = models::build(config::parse_json(c.config, "config.json"));
@@ -130,6 +152,7 @@ void add_mesh(Case& c, Dice& dice) {
   auto schedule = std::string(dice.coin() ? "1F1B" : "InterleavedZeroBubble");
   int stages = parallel::is_single_stage(schedule) ? 2 : 4;
   if (!models::violations(model->info(), sizes).empty() || (sizes.pp_size > 1 && model->layers() < stages)) return;
+  if (dice.between(0, 2) == 0) c.cuts = random_cuts(*model, dice);
   int64_t rest = sizes.tp_size * sizes.pp_size * sizes.cp_size;
   if (rest == 1) return;
   c.request.options.unit.replicas = 1;
@@ -175,7 +198,7 @@ Seen train(const Case& c, comm::World& world) {
   plan::Traffic traffic;
   world.observe([&](const comm::CallRecord& call) { traffic.add(call); });
   auto allocator = make_cpu_allocator();
-  auto model = models::build(config::parse_json(c.config, "config.json"));
+  auto model = models::build(config::parse_json(c.config, "config.json"), c.cuts);
   parallel::JobGroups groups(c.mesh ? *c.mesh : distributed::MeshContext(c.ranks), world.global(), c.request.sharing);
   engine::Engine engine(*model, groups.all(), *allocator, c.request.options);
   engine.initialise(1);
@@ -233,7 +256,7 @@ TEST_CASE("what is planned for random jobs is what their ranks allocate and send
     CAPTURE(c.name());
     std::vector<Seen> seen(static_cast<size_t>(c.ranks));
     test::run_mesh(c.ranks, [&](comm::World& world) { seen[static_cast<size_t>(world.rank())] = train(c, world); });
-    auto model = models::build(config::parse_json(c.config, "config.json"));
+    auto model = models::build(config::parse_json(c.config, "config.json"), c.cuts);
     c.request.model = model.get();
     for (c.request.rank = 0; c.request.rank < c.ranks; ++c.request.rank)
       compare(plan::plan_rank(c.request), seen[static_cast<size_t>(c.request.rank)], errors);

@@ -94,6 +94,17 @@ void place(std::map<std::string, std::vector<float>>& whole, const nn::Param& p,
     std::copy_n(from + (run.local - begin), run.count, to.begin() + run.whole);
 }
 
+std::unique_ptr<models::CausalLM> build_model(const MeshJob& job) {
+  const config::Node config = config::parse_json(job.config, "config.json");
+  std::unique_ptr<models::CausalLM> model = models::build(config);
+  if (!job.tp_plan) return model;
+  config::Report report;
+  config::Problems problems(report, config, "");
+  const models::TensorCuts cuts = models::cuts_of(*model, *job.tp_plan, problems);
+  report.throw_if_any();
+  return models::build(config, cuts);
+}
+
 class RankJob {
  public:
   RankJob(const MeshJob& job, comm::World& world)
@@ -106,7 +117,7 @@ class RankJob {
                                   {"tp", job.mesh.tp}}),
                 world.global()),
         allocator_(make_cpu_allocator()),
-        model_(models::build(config::parse_json(job.config, "config.json"))) {
+        model_(build_model(job)) {
     parallel::Groups& groups = engine_groups_;
     groups.data = &groups_.along({"dp_replicate", "dp_shard", "cp"});
     if (job.mesh.tp > 1) groups.model.tp = &groups_.along({"tp"});

@@ -4,12 +4,14 @@
 
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "comm/mesh.h"
 #include "comm/world.h"
+#include "distributed/fsdp2_config.h"
 #include "engine/engine.h"
 
 namespace automodel::test {
@@ -31,6 +33,7 @@ engine::EngineOptions exact_options();
 struct MeshJob {
   std::string config;  // config.json
   MeshSizes mesh;
+  std::optional<distributed::TpPlan> tp_plan = std::nullopt;
   ops::ContextMethod context_method = ops::ContextMethod::kAllGather;
   engine::EngineOptions options = exact_options();
   std::string schedule = "1F1B";  // with several stages

@@ -32,6 +32,7 @@ constexpr Style kStyles[] = {
     {"rowwise_rep", Side::kInputs}, {"sequence_parallel", Side::kNone}, {"replicated_with_grad_allreduce", Side::kNone},
     {"gather", Side::kNone},        {"local_colwise", Side::kNone},     {"local_rowwise", Side::kNone}};
 constexpr const char* kWholePlan = "llama_nemotron_super_tp_plan";
+const TensorCuts kNothing{std::set<std::string>{}};
 
 std::optional<Side> side_of(const std::string& style) {
   for (const Style& known : kStyles)
@@ -107,21 +108,21 @@ class Reader {
                     fmt::format("write {}, or a style for each pattern of module names, or leave it out for the "
                                 "model's own plan",
                                 kWholePlan));
-    } else if (std::ranges::none_of(modules_, [](const Module& m) { return m.whole.ends_with(".self_attn"); })) {
-      problems_.add("tp_plan",
-                    fmt::format("{} is about other modules than a {} model has", name, model_.info().model_type),
-                    "leave it out for the model's own plan");
+      return kNothing;
     }
-    return {};
+    if (std::ranges::any_of(modules_, [](const Module& m) { return m.whole.ends_with(".self_attn"); })) return {};
+    problems_.add("tp_plan",
+                  fmt::format("{} is about other modules than a {} model has", name, model_.info().model_type),
+                  "leave it out for the model's own plan");
+    return kNothing;
   }
 
   TensorCuts mapped(const std::map<std::string, std::string>& plan) {
     for (const auto& [pattern, style] : plan) apply(pattern, style);
-    if (!sound_) return {};
-    check_wholes();
-    check_tied_head();
-    if (!sound_) return {};
-    TensorCuts cuts{std::set<std::string>{}};
+    if (sound_) check_wholes();
+    if (sound_) check_tied_head();
+    TensorCuts cuts = kNothing;
+    if (!sound_) return cuts;
     for (const auto& [name, pattern] : cut_)
       for (const Module& m : modules_)
         if (m.name == name) cuts.wholes->insert(m.whole);
@@ -169,17 +170,23 @@ class Reader {
 
   // Of the modules that can only be cut together, all or none.
   void check_wholes() {
-    std::set<std::string> told;  // once for all layers
-    for (const Module& missing : modules_) {
-      if (missing.side == Side::kNone || cut_.contains(missing.name)) continue;
-      for (const Module& there : modules_) {
-        if (there.whole != missing.whole || !cut_.contains(there.name)) continue;
-        if (told.insert(pattern_of(missing.name)).second)
-          complain(cut_.at(there.name),
-                   fmt::format("{} is cut, but {} is not: they can only be cut together", there.name, missing.name),
-                   fmt::format("add {}: {}, or leave both out", pattern_of(missing.name), style_for(missing.side)));
-        break;
-      }
+    struct Parts {
+      std::vector<std::string> there, missing, wanted;
+    };
+    std::map<std::string, Parts> wholes;
+    for (const Module& m : modules_) {
+      if (m.side == Side::kNone) continue;
+      Parts& parts = wholes[m.whole];
+      (cut_.contains(m.name) ? parts.there : parts.missing).push_back(m.name);
+      if (!cut_.contains(m.name)) parts.wanted.push_back(pattern_of(m.name) + ": " + style_for(m.side));
+    }
+    std::set<std::vector<std::string>> told;  // once for all layers
+    for (const auto& [name, parts] : wholes) {
+      if (parts.there.empty() || parts.missing.empty() || !told.insert(parts.wanted).second) continue;
+      complain(cut_.at(parts.there[0]),
+               fmt::format("{} is cut, but not {}: they can only be cut together", parts.there[0],
+                           config::joined(parts.missing, ", ")),
+               fmt::format("add {}, or leave all of {} out", config::joined(parts.wanted, ", "), pattern_of(name)));
     }
   }
 

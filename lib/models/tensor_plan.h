@@ -29,7 +29,7 @@ struct TensorCuts {
 //   nothing;
 // - or "auto", or "llama_nemotron_super_tp_plan" under any dotted name: everything.
 // What cannot be done goes to `problems` at "tp_plan" or below it: an unknown name or style, a pattern without a
-// module, a style that a module cannot have, a part of what can only be cut as a whole.
+// module, a style that a module cannot have, a part of what can only be cut as a whole. Then nothing is cut.
 TensorCuts cuts_of(CausalLM& model, const distributed::TpPlan& plan, config::Problems& problems);
 
 }  // namespace automodel::models

@@ -37,7 +37,7 @@ ModelSource open_model(const ModelSection& section, ModelParts parts = ModelPart
 ModelSource open_model(const ModelSection& section, ModelParts parts, config::Report& report);
 
 // Makes the model anew for tensor-parallel ranks, as the strategy's tp_plan says. What is wrong with the plan goes to
-// `problems`, at the keys of a `distributed` section, and then everything is cut.
+// `problems`, at the keys of a `distributed` section, and then nothing is cut.
 void cut_model(ModelSource& source, const distributed::StrategyConfig& strategy, config::Problems& problems);
 
 // A model folder, a checkpoint, a run's checkpoint directory (its LATEST), or a hub id in the local cache.

@@ -99,10 +99,12 @@ TEST_CASE("known names mean all of the model, others are refused") {
 }
 
 TEST_CASE("a part of what can only be cut together is refused once for all layers") {
-  CHECK(ask(without(kAttention, "model.layers.*.self_attn.o_proj")).problems ==
-        "distributed.tp_plan.model.layers.*.self_attn.q_proj: model.layers.0.self_attn.q_proj is cut, but "
-        "model.layers.0.self_attn.o_proj is not: they can only be cut together | add model.layers.*.self_attn.o_proj: "
-        "rowwise, or leave both out\n");
+  CHECK(ask(without(without(kAttention, "model.layers.*.self_attn.o_proj"), "model.layers.*.self_attn.q_proj"))
+            .problems ==
+        "distributed.tp_plan.model.layers.*.self_attn.k_proj: model.layers.0.self_attn.k_proj is cut, but not "
+        "model.layers.0.self_attn.q_proj, model.layers.0.self_attn.o_proj: they can only be cut together | add "
+        "model.layers.*.self_attn.q_proj: colwise, model.layers.*.self_attn.o_proj: rowwise, or leave all of "
+        "model.layers.*.self_attn out\n");
   CHECK(ask(Map{{"model.layers.1.mlp.down_proj", "rowwise"}})
             .problems.find("add model.layers.*.mlp.gate_proj: colwise") != std::string::npos);
 }

@@ -1,6 +1,7 @@
 // Random small jobs, planned, then really trained on ranks that are threads: what the plan says about memory and
 // traffic is what the allocators and the communicators count.
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <memory>

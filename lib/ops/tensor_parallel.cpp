@@ -98,7 +98,9 @@ Var part_of_rows(const Var& x, Communicator& ranks) {
   if (ranks.size() == 1) return x;
   int64_t rows = x.value.rows();
   Allocator* allocator = &x.tape->allocator();
-  Var out = x.tape->record("part_of_rows", own_part(x.value, ranks, *allocator), {x}, false, {},
+  auto [part] =
+      x.tape->made("part_of_rows", Work::kLight, [&] { return std::array{own_part(x.value, ranks, *allocator)}; });
+  Var out = x.tape->record("part_of_rows", std::move(part), {x}, false, {},
                            [rows, &ranks](Gradients& g) { g.pass(0, gathered(g.dy(), rows, ranks, g.allocator())); });
   if (out.id >= 0)
     out.remake = [all = autograd::Kept(x), &ranks, allocator] { return own_part(all.get(), ranks, *allocator); };

@@ -60,6 +60,10 @@ void check_engine_limits(const distributed::DistributedSection& section, const c
       report.note({fmt::format("distributed.{}", key), fmt::format("has no effect: {}", why), "", written->origin()});
     }
   };
+  if (distributed::sizes_of(section).tp_size <= 1) {
+    note("tp_plan", "tp_size is 1");
+    note("enable_async_tensor_parallel", "tp_size is 1");
+  }
   note("pipeline.dtype", "what passes between stages has the type that the stages compute in");
   note("pipeline.scale_grads_in_schedule", "gradients are those of the mean over all tokens in any case");
   note("pipeline.pp_seq_len", "every batch tells its own length");

@@ -118,7 +118,10 @@ TEST_CASE("dropout falls on the same elements whatever is cut, and checkpointed 
       const test::MeshTrace cut = test::run_job(job);
       test::check_close(cut, one);
       job.options.activation_checkpointing = true;
-      test::check_identical(test::run_job(job), cut);
+      for (auto recall : {autograd::Recall::kNothing, autograd::Recall::kSelected}) {
+        job.options.recall = recall;
+        test::check_identical(test::run_job(job), cut);
+      }
     }
 }
 

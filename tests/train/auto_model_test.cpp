@@ -258,6 +258,31 @@ TEST_CASE("Everything that keeps a model from being placed is told at once") {
     CHECK_MESSAGE(has(said, part), said);
 }
 
+TEST_CASE("A set-up's plan says what tensor-parallel ranks cut, and what is wrong with it is told") {
+  const auto setup_of = [](std::map<std::string, std::string> plan, bool async) {
+    FSDP2Config strategy = fp32();
+    strategy.tp_plan = std::move(plan);
+    strategy.enable_async_tensor_parallel = async;
+    return DistributedSetup::build({.strategy = strategy, .parallelism_sizes = {.tp_size = 4}, .world_size = 4});
+  };
+  // Four ranks cannot share six heads; they can share the MLPs.
+  const auto mlp = setup_of(
+      {{"layers.*.gate_proj", "colwise"}, {"layers.*.up_proj", "colwise"}, {"layers.*.down_proj", "rowwise"}}, false);
+  test::run_mesh(4, [&](comm::World& world) {
+    auto model = AutoModelForCausalLM::from_config(small_config(), world,
+                                                   {.distributed_setup = &mlp, .torch_dtype = DType::kF32});
+    for (const nn::Param* p : model->model().params()) CHECK(p->kept.empty() == !has(p->name, ".mlp."));
+  });
+  const auto wrong = setup_of({{"layers.*.gate_proj", "colwise"}}, true);
+  test::run_mesh(4, [&](comm::World& world) {
+    const std::string said =
+        message_of([&] { AutoModelForCausalLM::from_config(small_config(), world, {.distributed_setup = &wrong}); });
+    for (const char* part : {"tp_plan.layers.*.gate_proj: model.layers.0.mlp.gate_proj is cut, but not",
+                             "enable_async_tensor_parallel: is true, but sequence_parallel is false"})
+      CHECK_MESSAGE(has(said, part), said);
+  });
+}
+
 TEST_CASE("A mesh alone that cannot cut the model is refused, one that can is not") {
   comm::World world = comm::World::single();
   const comm::DeviceMesh four({{"dp", 1}, {"tp", 4}}), three({{"dp", 1}, {"tp", 3}});

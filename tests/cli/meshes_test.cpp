@@ -159,6 +159,10 @@ TEST_CASE("a dense model logs the losses of one process on every mesh of process
        {4, "dp_replicate_size 2"},
        {4, "pp_size 2; tp_size 2; pipeline '{pp_schedule: interleaved1f1b, pp_microbatch_size: 1}'"},
        {4, "cp_size 2; tp_size 2; sequence_parallel true"},
+       {4, "tp_size 4; sequence_parallel true; enable_async_tensor_parallel true"},
+       {4,
+        "tp_size 2; sequence_parallel true; enable_async_tensor_parallel true; "
+        "tp_plan '{layers.*.gate_proj: colwise, layers.*.up_proj: colwise, layers.*.down_proj: rowwise}'"},
        {8, "dp_replicate_size 2; tp_size 2; activation_checkpointing true"},
        {8, "pp_size 2; cp_size 2; pipeline '{pp_schedule: ZBVZeroBubble, pp_microbatch_size: 1}'"},
        {8, "pp_size 2; cp_size 2; tp_size 2; pipeline '{pp_schedule: InterleavedZeroBubble, pp_microbatch_size: 1}'"}});
@@ -181,7 +185,7 @@ TEST_CASE("meshes over two nodes log the losses of one process") {
     return;
   }
   check_meshes(kLlama,
-               {{4, "tp_size 2; sequence_parallel true", true},
+               {{4, "tp_size 2; sequence_parallel true; enable_async_tensor_parallel true", true},
                 {4, "pp_size 2; cp_size 2; pipeline '{pp_schedule: ZBVZeroBubble, pp_microbatch_size: 1}'", true}});
   check_meshes(kMixtral, {{4, "tp_size 2; ep_size 4", true}});
 }

@@ -1,0 +1,95 @@
+#include "ops/cuda_checks.h"
+
+namespace automodel::ops::test {
+namespace {
+
+// How far `actual` is from `expected`, as a multiple of what may be.
+double excess(const Array& actual, const Array& expected, const Trial::Expectation& may) {
+  double worst = 0;
+  for (int64_t i = 0; i < actual.rows() * actual.cols(); ++i) {
+    double got = actual.get(i), want = expected.get(i);
+    if (got == want || (std::isnan(got) && std::isnan(want))) continue;
+    double relative = 0;
+    switch (actual.dtype()) {
+      case DType::kF32:
+        relative = may.f32;
+        break;
+      case DType::kBF16:
+        relative = may.bf16;
+        break;
+      case DType::kF64:
+        relative = may.f32 * 1e-3;
+        break;
+      default:
+        break;
+    }
+    // A bf16 number may in addition be rounded to the other side.
+    double allowed = relative * (std::abs(want) + may.scale) + (actual.dtype() == DType::kBF16 ? 0x1p-8 : 0) *
+                                                                   std::abs(want);
+    double error = allowed == 0 ? INFINITY : std::abs(got - want) / allowed;
+    worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+  }
+  return worst;
+}
+
+}  // namespace
+
+Tensor Trial::operator()(Array& array) {
+  if (!on_device_) return array.tensor();
+  for (size_t i = 0; i < arrays_.size(); ++i)
+    if (&arrays_[i] == &array) return array.tensor_at(mirrors_[i].memory, machine_->device);
+  return {};
+}
+
+Tensor Trial::operator()(const std::vector<int64_t>& numbers, Shape shape) {
+  void* data = const_cast<int64_t*>(numbers.data());
+  if (!on_device_) return Tensor::wrap(data, shape, DType::kI64);
+  size_t bytes = numbers.size() * sizeof(int64_t);
+  Mirror copy{machine_->allocate(bytes + 1), bytes};
+  machine_->upload(copy.memory, data, bytes);
+  other_memory_.push_back(copy);
+  return Tensor::wrap(copy.memory, shape, DType::kI64, machine_->device);
+}
+
+std::vector<std::vector<uint8_t>> Trial::run_device(const std::function<void(const Kernels&)>& f) {
+  on_device_ = true;
+  for (const Array& array : arrays_) {
+    Mirror copy{machine_->allocate(array.memory().size()), array.memory().size()};
+    machine_->upload(copy.memory, array.memory().data(), copy.bytes);
+    mirrors_.push_back(copy);
+  }
+  f(machine_->kernels);
+  std::vector<std::vector<uint8_t>> memories;
+  for (const Mirror& copy : mirrors_) {
+    memories.emplace_back(copy.bytes);
+    machine_->download(memories.back().data(), copy.memory, copy.bytes);
+    machine_->release(copy.memory);
+  }
+  for (const Mirror& copy : other_memory_) machine_->release(copy.memory);
+  mirrors_.clear();
+  other_memory_.clear();
+  on_device_ = false;
+  return memories;
+}
+
+void Trial::run(std::initializer_list<Array*> outputs, const Expectation& expected,
+                const std::function<void(const Kernels&)>& f) {
+  std::vector<std::vector<uint8_t>> memories = run_device(f);
+  CHECK((run_device(f) == memories));
+  auto is_output = [&](const Array& array) {
+    return std::find(outputs.begin(), outputs.end(), &array) != outputs.end();
+  };
+  for (size_t i = 0; i < arrays_.size(); ++i)
+    if (!is_output(arrays_[i])) CHECK((memories[i] == arrays_[i].memory()));
+  f(cpu::table());
+  for (size_t i = 0; i < arrays_.size(); ++i) {
+    if (!is_output(arrays_[i])) continue;
+    Array got = arrays_[i];
+    got.set_memory(std::move(memories[i]));
+    CAPTURE(i);
+    CHECK(got.surroundings_untouched());
+    CHECK(excess(got, arrays_[i], expected) <= 1);
+  }
+}
+
+}  // namespace automodel::ops::test

@@ -56,3 +56,6 @@ TEST_CASE("emulated CUDA: experts are chosen and served as on the CPU") {
 TEST_CASE("emulated CUDA: decoding agrees with the CPU's") {
   check_decoding(emulated());
 }
+TEST_CASE("emulated CUDA: attention and its gradients agree with the CPU's") {
+  check_attention(emulated());
+}

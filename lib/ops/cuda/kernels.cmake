@@ -4,6 +4,7 @@ set(CUDA_KERNEL_SOURCES
   activation.cu
   attention_backward.cu
   attention_decode.cu
+  attention_f32.cu
   attention_forward.cu
   cross_entropy.cu
   dropout.cu
@@ -20,7 +21,7 @@ set(CUDA_KERNEL_SOURCES
   route.cu
   sort.cu
 )
-set(CUDA_HOST_SOURCES matmul.cpp runtime.cpp table.cpp)
+set(CUDA_HOST_SOURCES algorithm_store.cpp matmul.cpp runtime.cpp table.cpp)
 list(TRANSFORM CUDA_KERNEL_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 list(TRANSFORM CUDA_HOST_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 # What nvcc needs for CUDA_KERNEL_SOURCES beside the standard; its own pragmas are unknown to the host compiler.

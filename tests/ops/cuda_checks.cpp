@@ -74,7 +74,9 @@ std::vector<std::vector<uint8_t>> Trial::run_device(const std::function<void(con
 
 void Trial::run(std::initializer_list<Array*> outputs, const Expectation& expected,
                 const std::function<void(const Kernels&)>& f) {
+  machine_->before_run(0);
   std::vector<std::vector<uint8_t>> memories = run_device(f);
+  machine_->before_run(1);
   CHECK((run_device(f) == memories));
   auto is_output = [&](const Array& array) {
     return std::find(outputs.begin(), outputs.end(), &array) != outputs.end();

@@ -22,6 +22,8 @@ struct Machine {
   std::function<void(void*)> release;
   std::function<void(void* to, const void* from, size_t bytes)> upload;
   std::function<void(void* to, const void* from, size_t bytes)> download;
+  // Called before each of the two runs of a kernel whose results must be the same, with 0 and 1.
+  std::function<void(int)> before_run = [](int) {};
 };
 
 // Of everything but attention: each group of kernels.

@@ -56,6 +56,13 @@ __global__ void reads_too_early(float* out) {
   out[0] = std::isnan(early) && shared[1] == out[1] ? 1 : 0;
 }
 
+// Right in one order of the threads only.
+__global__ void misses_a_barrier(float* out) {
+  auto* shared = shared_memory<float>();
+  shared[threadIdx.x] = static_cast<float>(threadIdx.x);
+  out[threadIdx.x] = shared[threadIdx.x / 2];
+}
+
 }  // namespace
 
 TEST_CASE("the emulator runs blocks that share memory") {
@@ -76,4 +83,15 @@ TEST_CASE("the emulator brings copies when they are waited for") {
   float out[64] = {5, 6, 7, 8};
   launch(reads_too_early, {dim3(1), dim3(1), 16}, out);
   CHECK(out[0] == 1);
+}
+
+TEST_CASE("a missing barrier shows in one of the emulator's orders") {
+  float out[2][64];
+  for (int run : {0, 1}) {
+    emulator::set_order(run == 0 ? emulator::Order::kAscending : emulator::Order::kDescending);
+    launch(misses_a_barrier, {dim3(1), dim3(64), 64 * sizeof(float)}, out[run]);
+  }
+  emulator::set_order(emulator::Order::kAscending);
+  CHECK(out[0][63] == 31);
+  CHECK(std::isnan(out[1][63]));
 }

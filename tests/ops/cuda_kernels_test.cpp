@@ -5,6 +5,7 @@
 
 #include "ops/cuda/table.h"
 #include "ops/cuda_checks.h"
+#include "support/cuda_emulator/fibers.h"
 
 using namespace automodel;
 using namespace automodel::ops::test;
@@ -15,7 +16,10 @@ Machine emulated() {
   auto copy = [](void* to, const void* from, size_t bytes) {
     if (bytes > 0) std::memcpy(to, from, bytes);
   };
-  return {ops::cuda::table(), Device{}, [](size_t bytes) { return std::malloc(bytes); }, std::free, copy, copy};
+  auto order = [](int run) {
+    emulator::set_order(run == 0 ? emulator::Order::kAscending : emulator::Order::kDescending);
+  };
+  return {ops::cuda::table(), Device{}, [](size_t bytes) { return std::malloc(bytes); }, std::free, copy, copy, order};
 }
 
 }  // namespace

@@ -41,6 +41,7 @@ void* shared_bytes() {
 }
 
 void run(const Grid& grid, const std::function<void()>& body) {
+  if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) throw KernelError("a launch of no blocks");
   Machine& m = machine();
   auto threads = static_cast<int>(grid.threads.x * grid.threads.y * grid.threads.z);
   blockDim = grid.threads;
@@ -51,17 +52,18 @@ void run(const Grid& grid, const std::function<void()>& body) {
   };
   if (grid.blocks.y > 65535 || grid.blocks.z > 65535) throw KernelError("more than 65535 blocks along y or z");
   if (grid.shared > 227 * 1024) throw KernelError("a block has at most 227 KiB of shared memory");
-  for (unsigned z = 0; z < grid.blocks.z; ++z)
-    for (unsigned y = 0; y < grid.blocks.y; ++y)
-      for (unsigned x = 0; x < grid.blocks.x; ++x) {
-        blockIdx = dim3(x, y, z);
-        m.shared.reset(grid.shared == 0 ? nullptr : shared_memory_of(grid.shared));
-        for (int t = 0; t < threads; ++t) m.copies[static_cast<size_t>(t)].clear();
-        run_block(threads, begin, body);
-        for (int t = 0; t < threads; ++t)
-          for (const Copies& group : m.copies[static_cast<size_t>(t)])
-            if (!group.empty()) throw KernelError("a kernel ended before a copy that it started");
-      }
+  uint64_t blocks = uint64_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z;
+  for (uint64_t turn = 0; turn < blocks; ++turn) {
+    uint64_t at = order() == Order::kAscending ? turn : blocks - 1 - turn;
+    blockIdx = dim3(static_cast<unsigned>(at % grid.blocks.x), static_cast<unsigned>(at / grid.blocks.x % grid.blocks.y),
+                    static_cast<unsigned>(at / grid.blocks.x / grid.blocks.y));
+    m.shared.reset(grid.shared == 0 ? nullptr : shared_memory_of(grid.shared));
+    for (int t = 0; t < threads; ++t) m.copies[static_cast<size_t>(t)].clear();
+    run_block(threads, begin, body);
+    for (int t = 0; t < threads; ++t)
+      for (const Copies& group : m.copies[static_cast<size_t>(t)])
+        if (!group.empty()) throw KernelError("a kernel ended before a copy that it started");
+  }
 }
 
 }  // namespace automodel::emulator

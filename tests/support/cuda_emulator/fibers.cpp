@@ -150,7 +150,16 @@ void release_block(Block& b) {
   b.any = false;
 }
 
+thread_local Order chosen_order = Order::kAscending;
+
 }  // namespace
+
+void set_order(Order order) {
+  chosen_order = order;
+}
+Order order() {
+  return chosen_order;
+}
 
 void run_block(int threads, const std::function<void(int)>& begin, const std::function<void()>& body) {
   if (threads < 1 || threads > kMaxThreads) throw KernelError("a block of " + std::to_string(threads) + " threads");
@@ -170,7 +179,8 @@ void run_block(int threads, const std::function<void(int)>& begin, const std::fu
   }
   while (b.alive > 0) {
     bool progress = false;
-    for (int i = 0; i < threads; ++i) {
+    for (int turn = 0; turn < threads; ++turn) {
+      int i = chosen_order == Order::kAscending ? turn : threads - 1 - turn;
       if (b.thread[static_cast<size_t>(i)].state != State::kReady) continue;
       progress = true;
       begin(i);

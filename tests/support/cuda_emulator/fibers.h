@@ -1,5 +1,6 @@
 // The threads of a block, each on a stack of its own, run by the one thread that calls run_block(): a thread goes on
-// until it waits for its warp or its block. That order is fixed, so that a kernel does the same in every run.
+// until it waits for its warp or its block. They take turns in ascending or in descending order: what depends on that
+// is a race.
 #pragma once
 
 #include <cstddef>
@@ -22,6 +23,11 @@ inline constexpr size_t kSlotBytes = 64;
 struct Slot {
   alignas(16) unsigned char bytes[kSlotBytes];
 };
+
+enum class Order { kAscending, kDescending };
+// Of the threads of all blocks (and of the blocks) that the calling thread runs from now on.
+void set_order(Order order);
+Order order();
 
 // Runs body() in `threads` fibers; begin(thread) is called whenever fiber `thread` goes on. Throws KernelError.
 void run_block(int threads, const std::function<void(int)>& begin, const std::function<void()>& body);

@@ -34,6 +34,14 @@ double excess(const Array& actual, const Array& expected, const Trial::Expectati
 
 }  // namespace
 
+std::vector<Size> sizes(const Machine& machine) {
+  std::vector<Size> list;
+  for (int64_t rows : {0, 1, 5, 67})
+    for (int64_t cols : {1, 8, 33, 64, 515, 1024}) list.push_back({rows, cols});
+  if (machine.fast) list.insert(list.end(), {{3, 128257}, {2, 151936}, {1000, 4096}, {2051, 1536}, {70001, 17}});
+  return list;
+}
+
 Tensor Trial::operator()(Array& array) {
   if (!on_device_) return array.tensor();
   for (size_t i = 0; i < arrays_.size(); ++i)

@@ -24,9 +24,10 @@ struct Machine {
   std::function<void(void* to, const void* from, size_t bytes)> download;
   // Called before each of the two runs of a kernel whose results must be the same, with 0 and 1.
   std::function<void(int)> before_run = [](int) {};
+  bool fast = false;  // a real device: large shapes, too
 };
 
-// Of everything but attention: each group of kernels.
+// Each group of kernels.
 void check_elementwise(const Machine& machine);
 void check_activations(const Machine& machine);
 void check_dropout(const Machine& machine);
@@ -83,8 +84,10 @@ class Trial {
   std::vector<Mirror> other_memory_;  // of i64 numbers
 };
 
-// Sizes to try: odd ones, whole vectors, none.
-inline const std::vector<int64_t> kRows{0, 1, 5, 67};
-inline const std::vector<int64_t> kWidths{1, 8, 33, 64, 515, 1024};
+// Sizes of matrices to try: odd ones, whole vectors, none; large ones on a fast machine.
+struct Size {
+  int64_t rows, cols;
+};
+std::vector<Size> sizes(const Machine& machine);
 
 }  // namespace automodel::ops::test

@@ -153,6 +153,10 @@ void check_attention(const Machine& machine) {
                        .documents = turn % 2 == 0,
                        .dropout = turn % 3 == 1 ? 0.3f : 0});
     }
+  if (machine.fast)
+    cases.insert(cases.end(), {{.batch = 2, .sequence = 1500, .layout = {4, 2, 64}},
+                               {.sequence = 2048, .layout = {4, 1, 128}, .documents = true, .to = DType::kBF16},
+                               {.sequence = 1111, .layout = {2, 2, 128}, .window = 256}});
   for (const Case& c : cases)
     for (DType dtype : {DType::kF32, DType::kBF16}) {
       Case with = c;

@@ -54,7 +54,7 @@ __global__ void stretch_kernel(float* partials, const T* qkv, const T* keys, con
 }
 
 template <class T>
-__global__ void finish_kernel(T* out, float* partials, Shape s, int64_t units) {
+__global__ void __launch_bounds__(kMostThreads) finish_kernel(T* out, float* partials, Shape s, int64_t units) {
   for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
     float highest = -__builtin_inff(), total = 0;
     for (int64_t i = 0; i < s.stretches; ++i) {

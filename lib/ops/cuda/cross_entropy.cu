@@ -6,6 +6,7 @@
 namespace automodel::ops::cuda {
 namespace {
 
+constexpr int kRowThreads = 1024;  // of a block, at most
 constexpr float kLowest = -3.40282347e38f;
 
 // A maximum, and the sum of exp(x - maximum).
@@ -79,7 +80,7 @@ struct Rows {
 };
 
 template <class In, class Out, int N>
-__global__ void whole_rows(Rows rows, Out* dlogits, const In* logits) {
+__global__ void __launch_bounds__(kRowThreads) whole_rows(Rows rows, Out* dlogits, const In* logits) {
   for (int64_t row = blockIdx.x; row < rows.count; row += gridDim.x) {
     const In* x = logits + row * rows.width;
     Out* out = dlogits == nullptr ? nullptr : dlogits + row * rows.width;
@@ -99,7 +100,7 @@ __global__ void whole_rows(Rows rows, Out* dlogits, const In* logits) {
 }
 
 template <int N>
-__global__ void part_rows(float* part, const float* logits, const int32_t* labels, Lanes<N>, int64_t count,
+__global__ void __launch_bounds__(kRowThreads) part_rows(float* part, const float* logits, const int32_t* labels, Lanes<N>, int64_t count,
                           int64_t width, int64_t first) {
   for (int64_t row = blockIdx.x; row < count; row += gridDim.x) {
     const float* x = logits + row * width;
@@ -120,7 +121,7 @@ struct Parts {
 };
 
 template <class Out, int N>
-__global__ void join_rows(Rows rows, Out* dlogits, const float* logits, Parts parts) {
+__global__ void __launch_bounds__(kRowThreads) join_rows(Rows rows, Out* dlogits, const float* logits, Parts parts) {
   for (int64_t row = blockIdx.x; row < rows.count; row += gridDim.x) {
     const float* x = logits + row * rows.width;
     Out* out = dlogits == nullptr ? nullptr : dlogits + row * rows.width;
@@ -148,7 +149,7 @@ __global__ void join_rows(Rows rows, Out* dlogits, const float* logits, Parts pa
 }
 
 Grid grid_for(int64_t rows, int64_t chunks) {
-  return blocks_for(rows, smaller(divide_up(larger(chunks, 1), 4 * kWarpSize) * kWarpSize, 1024));
+  return blocks_for(rows, smaller(divide_up(larger(chunks, 1), 4 * kWarpSize) * kWarpSize, kRowThreads));
 }
 
 }  // namespace

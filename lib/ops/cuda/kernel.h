@@ -149,9 +149,10 @@ inline unsigned extent(int64_t n) {
 inline Grid blocks_for(int64_t units, int64_t threads, size_t shared = 0) {
   return {dim3(extent(smaller(units, 64 * multiprocessors()))), dim3(extent(threads)), shared};
 }
-// Threads of a block for rows of `chunks` loads.
+// Threads of a block for rows of `chunks` loads, at most kMostThreads: the bound of a kernel that is launched so.
+inline constexpr int kMostThreads = 512;
 inline int64_t threads_for(int64_t chunks) {
-  return smaller(divide_up(larger(chunks, 1), kWarpSize) * kWarpSize, 512);
+  return smaller(divide_up(larger(chunks, 1), kWarpSize) * kWarpSize, kMostThreads);
 }
 
 // Loops over elements and rows. -------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ template <int N>
 struct Lanes {};
 
 template <int N, class F>
-__global__ void each_kernel(int64_t n, F f) {
+__global__ void __launch_bounds__(256) each_kernel(int64_t n, F f) {
   int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, all = gridDim.x * int64_t{blockDim.x};
   for (int64_t i = thread; i < n / N; i += all) f(i * N, Lanes<N>{});
   if constexpr (N > 1)
@@ -179,7 +180,7 @@ void each(int64_t n, bool aligned, const F& f) {
 }
 
 template <int N, class F>
-__global__ void each_row_kernel(int64_t rows, int64_t cols, F f) {
+__global__ void __launch_bounds__(256) each_row_kernel(int64_t rows, int64_t cols, F f) {
   int64_t all_rows = gridDim.y * int64_t{blockDim.y}, all_cols = gridDim.x * int64_t{blockDim.x};
   for (int64_t row = blockIdx.y * int64_t{blockDim.y} + threadIdx.y; row < rows; row += all_rows)
     for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < cols / N; i += all_cols)

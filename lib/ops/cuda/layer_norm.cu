@@ -24,7 +24,7 @@ struct Forward {
 };
 
 template <class T, int N>
-__global__ void forward_rows(Forward<T> f, Rows rows) {
+__global__ void __launch_bounds__(kMostThreads) forward_rows(Forward<T> f, Rows rows) {
   int64_t width = rows.width;
   auto count = static_cast<float>(width);
   for (int64_t row = blockIdx.x; row < rows.count; row += gridDim.x) {
@@ -70,7 +70,7 @@ struct Backward {
 };
 
 template <class T, int N>
-__global__ void backward_rows(Backward<T> b, Rows rows) {
+__global__ void __launch_bounds__(kMostThreads) backward_rows(Backward<T> b, Rows rows) {
   int64_t width = rows.width;
   auto count = static_cast<float>(width);
   float* sums = b.partials == nullptr ? nullptr : b.partials + blockIdx.x * 2 * width;

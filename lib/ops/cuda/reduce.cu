@@ -22,7 +22,7 @@ AM_DEVICE float add_slices(float mine) {
   return sum;
 }
 
-__global__ void add_partials_kernel(float* out, const float* partials, int64_t count, int64_t width, int64_t stride,
+__global__ void __launch_bounds__(kSlices * kWarpSize) add_partials_kernel(float* out, const float* partials, int64_t count, int64_t width, int64_t stride,
                                     bool accumulate) {
   int64_t col = blockIdx.x * int64_t{kWarpSize} + threadIdx.x;
   float sum = 0;
@@ -33,7 +33,7 @@ __global__ void add_partials_kernel(float* out, const float* partials, int64_t c
 }
 
 template <class T>
-__global__ void sum_rows_kernel(float* partials, const T* x, int64_t rows, int64_t width, int64_t stride) {
+__global__ void __launch_bounds__(kSlices * kWarpSize) sum_rows_kernel(float* partials, const T* x, int64_t rows, int64_t width, int64_t stride) {
   int64_t col = blockIdx.x * int64_t{kWarpSize} + threadIdx.x;
   int64_t begin = rows * blockIdx.y / gridDim.y, end = rows * (blockIdx.y + 1) / gridDim.y;
   float sum = 0;
@@ -79,7 +79,7 @@ void sum_all(const Tensor& out, const Tensor& x, bool accumulate) {
 }  // namespace
 
 int64_t partial_count(int64_t rows) {
-  return larger(1, smaller(divide_up(rows, 4), 2 * multiprocessors()));
+  return larger(1, smaller(divide_up(rows, 4), 4 * multiprocessors()));
 }
 
 void add_partials(float* out, const float* partials, int64_t count, int64_t width, int64_t stride, bool accumulate) {

@@ -9,7 +9,7 @@ namespace automodel::ops::cuda {
 namespace {
 
 template <class T, int N>
-__global__ void forward_rows(T* y, float* rstd, const T* x, const T* w, int64_t rows, int64_t width, float eps) {
+__global__ void __launch_bounds__(kMostThreads) forward_rows(T* y, float* rstd, const T* x, const T* w, int64_t rows, int64_t width, float eps) {
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T* in = x + row * width;
     float squares = 0;
@@ -46,7 +46,7 @@ struct BackwardRows {
 };
 
 template <class T, int N>
-__global__ void backward_rows(BackwardRows<T> work) {
+__global__ void __launch_bounds__(kMostThreads) backward_rows(BackwardRows<T> work) {
   int64_t width = work.width;
   float* share = work.partials == nullptr ? nullptr : work.partials + blockIdx.x * width;
   float* sums = share != nullptr && work.sums_in_shared ? shared_memory<float>() : share;
@@ -95,7 +95,7 @@ struct Heads {
 };
 
 template <class T>
-__global__ void forward_heads(T* x, T* before, float* rstd, const T* w, Heads h, float eps) {
+__global__ void __launch_bounds__(kHeadWarps * kWarpSize) forward_heads(T* x, T* before, float* rstd, const T* w, Heads h, float eps) {
   int64_t units = h.rows * h.heads, all = gridDim.x * kHeadWarps;
   for (int64_t unit = blockIdx.x * kHeadWarps + warp_index(); unit < units; unit += all) {
     T* head = x + unit / h.heads * h.stride + unit % h.heads * h.head_dim;
@@ -115,7 +115,7 @@ __global__ void forward_heads(T* x, T* before, float* rstd, const T* w, Heads h,
 
 // partials [blocks * kHeadWarps, head_dim]: the share of each warp in dw; nullptr: not wanted.
 template <class T>
-__global__ void backward_heads(T* dx, const T* before, const float* rstd, const T* w, Heads h, float* partials) {
+__global__ void __launch_bounds__(kHeadWarps * kWarpSize) backward_heads(T* dx, const T* before, const float* rstd, const T* w, Heads h, float* partials) {
   int64_t units = h.rows * h.heads, all = gridDim.x * kHeadWarps, warp = blockIdx.x * kHeadWarps + warp_index();
   float* sums = partials == nullptr ? nullptr : partials + warp * h.head_dim;
   if (sums != nullptr)

@@ -151,7 +151,7 @@ __global__ void backward_kernel(float* dlogits, const float* dweights, const flo
 }
 
 // One block for each part of each sample; a thread for an expert, the last two columns for the first threads.
-__global__ void part_sums_kernel(double* partials, const float* probs, const int32_t* experts, const int32_t* labels,
+__global__ void __launch_bounds__(kMostThreads) part_sums_kernel(double* partials, const float* probs, const int32_t* experts, const int32_t* labels,
                                  Route route) {
   int64_t sample = blockIdx.y, width = 2 * route.n + 2;
   int64_t begin = sample * route.sequence + blockIdx.x * kPartRows;
@@ -189,7 +189,7 @@ __global__ void add_parts_kernel(double* sums, const double* partials, int64_t p
 }
 
 // A block for each sample.
-__global__ void balance_kernel(float* losses, float* dprobs, const double* sums, int64_t n, int64_t k, float scale) {
+__global__ void __launch_bounds__(kMostThreads) balance_kernel(float* losses, float* dprobs, const double* sums, int64_t n, int64_t k, float scale) {
   int64_t sample = blockIdx.x;
   const double* chosen = sums + sample * (2 * n + 2);
   const double* total = chosen + n;

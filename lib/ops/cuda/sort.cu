@@ -39,7 +39,7 @@ __global__ void count_kernel(SortPass pass, Chunks chunks, int32_t* counts) {
 }
 
 // Replaces n numbers by the sums of those before each; numbers[n] becomes the sum of all. One block.
-__global__ void scan_kernel(int32_t* numbers, int64_t n) {
+__global__ void __launch_bounds__(kScanThreads) scan_kernel(int32_t* numbers, int64_t n) {
   __shared__ int32_t of_warps[kScanThreads / kWarpSize];
   int32_t before = 0;
   for (int64_t base = 0; base < n; base += kScanThreads) {

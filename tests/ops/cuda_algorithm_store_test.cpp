@@ -35,7 +35,9 @@ TEST_CASE("algorithms that were chosen are found again, the first choice of a sh
     CHECK(other.find("1x1") == two);
   }
   // Half a line, and one that another program wrote.
-  std::ofstream(path, std::ios::app) << "9x9 1 2 3\n" << "8x8 zebra 0 0 0 0 0 0 0\n" << "7x7 1 2 3 4 5 6 7 8 9\n";
+  std::ofstream(path, std::ios::app) << "9x9 1 2 3\n"
+                                     << "8x8 zebra 0 0 0 0 0 0 0\n"
+                                     << "7x7 1 2 3 4 5 6 7 8 9\n";
   AlgorithmStore other(path);
   CHECK(other.find("1x1") == two);
   CHECK(!other.find("9x9").has_value());

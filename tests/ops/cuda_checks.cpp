@@ -24,8 +24,8 @@ double excess(const Array& actual, const Array& expected, const Trial::Expectati
         break;
     }
     // A bf16 number may in addition be rounded to the other side.
-    double allowed = relative * (std::abs(want) + may.scale) + (actual.dtype() == DType::kBF16 ? 0x1p-8 : 0) *
-                                                                   std::abs(want);
+    double allowed =
+        relative * (std::abs(want) + may.scale) + (actual.dtype() == DType::kBF16 ? 0x1p-8 : 0) * std::abs(want);
     double error = allowed == 0 ? INFINITY : std::abs(got - want) / allowed;
     worst = std::isnan(error) ? INFINITY : std::max(worst, error);
   }
@@ -33,6 +33,25 @@ double excess(const Array& actual, const Array& expected, const Trial::Expectati
 }
 
 }  // namespace
+
+std::span<const Check> checks() {
+  static constexpr Check kChecks[] = {
+      {"elementwise kernels agree with the CPU's", check_elementwise},
+      {"activations agree with the CPU's", check_activations},
+      {"dropout drops what the CPU drops", check_dropout},
+      {"products agree with the CPU's", check_products},
+      {"sums agree with the CPU's", check_sums},
+      {"norms agree with the CPU's", check_norms},
+      {"embeddings and their gradients agree with the CPU's", check_embedding},
+      {"rotary embeddings agree with the CPU's", check_rope},
+      {"losses and their gradients agree with the CPU's", check_losses},
+      {"the optimizer's update agrees with the CPU's", check_optimizer},
+      {"experts are chosen and served as on the CPU", check_experts},
+      {"decoding agrees with the CPU's", check_decoding},
+      {"attention and its gradients agree with the CPU's", check_attention},
+  };
+  return kChecks;
+}
 
 std::vector<Size> sizes(const Machine& machine) {
   std::vector<Size> list;

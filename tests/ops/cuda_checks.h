@@ -42,6 +42,13 @@ void check_experts(const Machine& machine);
 void check_decoding(const Machine& machine);
 void check_attention(const Machine& machine);
 
+// All of them, for a test that runs each by its name.
+struct Check {
+  const char* name;
+  void (*run)(const Machine&);
+};
+std::span<const Check> checks();
+
 // One call of a kernel with its arrays, on the CPU and on the device.
 class Trial {
  public:
@@ -59,11 +66,12 @@ class Trial {
   Tensor operator()(const std::vector<int64_t>& numbers, Shape shape);
 
   struct Expectation {
-    double f32 = 1e-5;        // relative to each number and to `scale`
-    double bf16 = 0x1p-8;     // likewise, and one rounding more
-    double scale = 1;         // the size of the terms that were summed
+    double f32 = 1e-5;     // relative to each number and to `scale`
+    double bf16 = 0x1p-8;  // likewise, and one rounding more
+    double scale = 1;      // the size of the terms that were summed
   };
-  // Runs f(kernels) on both sides and holds `outputs` of the device to those of the CPU. Other arrays must be as before.
+  // Runs f(kernels) on both sides and holds `outputs` of the device to those of the CPU. Other arrays must be as
+  // before.
   void run(std::initializer_list<Array*> outputs, const Expectation& expected,
            const std::function<void(const Kernels&)>& f);
   void run(std::initializer_list<Array*> outputs, const std::function<void(const Kernels&)>& f) {
@@ -80,7 +88,7 @@ class Trial {
   const Machine* machine_;
   std::deque<Array> arrays_;
   bool on_device_ = false;
-  std::vector<Mirror> mirrors_;      // of arrays_
+  std::vector<Mirror> mirrors_;       // of arrays_
   std::vector<Mirror> other_memory_;  // of i64 numbers
 };
 

@@ -52,9 +52,9 @@ void check_case(const Machine& machine, const Case& c, DType dtype) {
   int64_t key_rows = c.batch * (c.part.key_rows > 0 ? c.part.key_rows : keys_of(c));
   Array &q = t.array(query_rows, width, dtype, width + c.gap).random(1),
         &k = t.array(key_rows, kv_width, dtype, kv_width + c.gap).random(2),
-        &v = t.array(key_rows, kv_width, dtype, kv_width + c.gap).random(3),
-        &out = t.array(query_rows, width, c.to), &typed_out = t.array(query_rows, width, dtype),
-        &lse = t.array(c.batch * layout.heads, c.sequence), &dout = t.array(query_rows, width, dtype).random(4),
+        &v = t.array(key_rows, kv_width, dtype, kv_width + c.gap).random(3), &out = t.array(query_rows, width, c.to),
+        &typed_out = t.array(query_rows, width, dtype), &lse = t.array(c.batch * layout.heads, c.sequence),
+        &dout = t.array(query_rows, width, dtype).random(4),
         &starts = t.array(c.batch, c.sequence, DType::kI32, c.sequence + 3), &dq = t.array(query_rows, width, c.to),
         &dk = t.array(key_rows, kv_width, c.to, kv_width + c.gap),
         &dv = t.array(key_rows, kv_width, c.to, kv_width + c.gap);
@@ -96,14 +96,12 @@ void check_case(const Machine& machine, const Case& c, DType dtype) {
       kernels.attention_forward(t(typed_out), l, in, args, false);
     });
   });
-  for (int64_t i = 0; i < lse.rows() * lse.cols(); i += 3)
-    lse.set(i, std::isinf(lse.get(i)) ? 1 : lse.get(i) + 0.5);
+  for (int64_t i = 0; i < lse.rows() * lse.cols(); i += 3) lse.set(i, std::isinf(lse.get(i)) ? 1 : lse.get(i) + 0.5);
   near.scale = 1;
   for (bool accumulate : {false, true}) {
     t.run({&dq, &dk, &dv}, near, [&](const Kernels& kernels) {
       with_args([&](const HeadColumns& in, const Tensor& l, const AttentionArgs& args) {
-        kernels.attention_backward({{t(dq), t(dk), t(dv)}, accumulate, accumulate}, t(dout), in, t(typed_out), l,
-                                   args);
+        kernels.attention_backward({{t(dq), t(dk), t(dv)}, accumulate, accumulate}, t(dout), in, t(typed_out), l, args);
       });
     });
     if (c.part.query_rows > 0 || c.part.key_rows > 0) break;  // rows between that nobody writes are NaN

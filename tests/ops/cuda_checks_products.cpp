@@ -14,11 +14,9 @@ struct ProductCase {
 
 void check_product(const Machine& machine, const ProductCase& c) {
   Trial t(machine);
-  Array &a = t.array(c.transpose_a ? c.k : c.m, c.transpose_a ? c.m : c.k, c.in,
-                     (c.transpose_a ? c.m : c.k) + c.gap)
+  Array &a = t.array(c.transpose_a ? c.k : c.m, c.transpose_a ? c.m : c.k, c.in, (c.transpose_a ? c.m : c.k) + c.gap)
                  .random(1),
-        &b = t.array(c.transpose_b ? c.n : c.k, c.transpose_b ? c.k : c.n, c.in,
-                     (c.transpose_b ? c.k : c.n) + c.gap)
+        &b = t.array(c.transpose_b ? c.n : c.k, c.transpose_b ? c.k : c.n, c.in, (c.transpose_b ? c.k : c.n) + c.gap)
                  .random(2),
         &to = t.array(c.m, c.n, c.out, c.n + c.gap), &bias = t.vector(c.n, c.in).random(3);
   Trial::Expectation summed{.scale = 3 * std::sqrt(static_cast<double>(c.k)) + 1};
@@ -48,7 +46,8 @@ Array& choices(Array& experts, int64_t n) {
   Random random(5, "experts");
   int64_t k = experts.cols();
   return experts.fill([&](int64_t i) {
-    int64_t row = i / k, first = static_cast<int64_t>(random.below(static_cast<uint64_t>(n), static_cast<uint64_t>(row)));
+    int64_t row = i / k,
+            first = static_cast<int64_t>(random.below(static_cast<uint64_t>(n), static_cast<uint64_t>(row)));
     return row % 5 == 4 ? -1.0 : static_cast<double>((first + i % k) % n);
   });
 }
@@ -59,9 +58,9 @@ void check_routing(const Machine& machine, int64_t tokens, int64_t n, int64_t k)
   Trial t(machine);
   Array &probs = t.array(rows, n), &weights = t.array(rows, k), &experts = t.array(rows, k, DType::kI32),
         &logits = t.array(rows, n), &bias = t.vector(n).random(2, 0.1), &real = t.vector(tokens, DType::kI32),
-        &dlogits = t.array(rows, n), &dweights = t.array(rows, k).random(3),
-        &dprobs = t.array(kSamples, n).random(4), &sums = t.array(kSamples, 2 * n + 2, DType::kF64),
-        &labels = t.vector(rows, DType::kI32), &losses = t.vector(kSamples);
+        &dlogits = t.array(rows, n), &dweights = t.array(rows, k).random(3), &dprobs = t.array(kSamples, n).random(4),
+        &sums = t.array(kSamples, 2 * n + 2, DType::kF64), &labels = t.vector(rows, DType::kI32),
+        &losses = t.vector(kSamples);
   Random random(6, "logits");
   // Halves, so that some scores are equal.
   logits.fill([&](int64_t i) { return std::round(4 * random.normal(static_cast<uint64_t>(i))) / 2; });
@@ -106,8 +105,7 @@ void check_products(const Machine& machine) {
       for (bool transpose_a : {false, true})
         for (bool transpose_b : {false, true})
           for (int64_t gap : {0, 5, 8}) {
-            for (int64_t m : {0, 1, 17})
-              check_product(machine, {m, 33, 40, gap, in, out, transpose_a, transpose_b});
+            for (int64_t m : {0, 1, 17}) check_product(machine, {m, 33, 40, gap, in, out, transpose_a, transpose_b});
             check_product(machine, {1, 64, 128, gap, in, out, transpose_a, transpose_b});
             check_product(machine, {1, 72, 515, gap, in, out, transpose_a, transpose_b});
             check_product(machine, {3, 8, 0, gap, in, out, transpose_a, transpose_b});
@@ -134,8 +132,9 @@ void check_experts(const Machine& machine) {
         Array &counts = t.vector(n, DType::kI32), &slots = t.array(rows, k, DType::kI32),
               &copies = t.vector(rows * k, DType::kI32), &tokens = t.vector(rows * k, DType::kI32),
               &experts = choices(t.array(rows, k, DType::kI32), n);
-        t.run({&counts, &slots, &copies, &tokens},
-              [&](const Kernels& kernels) { kernels.order_copies(t(counts), t(slots), t(copies), t(tokens), t(experts)); });
+        t.run({&counts, &slots, &copies, &tokens}, [&](const Kernels& kernels) {
+          kernels.order_copies(t(counts), t(slots), t(copies), t(tokens), t(experts));
+        });
         for (DType dtype : kTypes)
           for (int64_t width : {5, 64}) {
             Trial u(machine);
@@ -158,7 +157,8 @@ void check_decoding(const Machine& machine) {
     int64_t slots, used;
   };
   for (DType dtype : kTypes)
-    for (const Case& c : {Case{1, {4, 2, 16}, 300, 300}, {2, {2, 1, 33}, 9, 5}, {0, {2, 2, 8}, 4, 1}, {3, {6, 3, 64}, 20, 1}}) {
+    for (const Case& c :
+         {Case{1, {4, 2, 16}, 300, 300}, {2, {2, 1, 33}, 9, 5}, {0, {2, 2, 8}, 4, 1}, {3, {6, 3, 64}, 20, 1}}) {
       Trial t(machine);
       int64_t rows = c.batch * c.layout.kv_heads * c.slots;
       Array &out = t.array(c.batch, c.layout.heads * c.layout.head_dim, dtype),

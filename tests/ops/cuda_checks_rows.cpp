@@ -209,12 +209,10 @@ void check_losses(const Machine& machine) {
           &labels = ids(t.vector(rows, DType::kI32), -1, cols), &rounded = t.array(rows, cols, DType::kBF16);
     Trial::Expectation small{.scale = 0.5};
     t.run({&losses}, [&](const Kernels& k) { k.cross_entropy(t(losses), {}, t(logits), t(labels), false, 0.5f); });
-    t.run({&losses, &rounded}, small, [&](const Kernels& k) {
-      k.cross_entropy(t(losses), t(rounded), t(logits), t(labels), true, 0.5f);
-    });
-    t.run({&losses, &logits}, small, [&](const Kernels& k) {
-      k.cross_entropy(t(losses), t(logits), t(logits), t(labels), true, 0.5f);
-    });
+    t.run({&losses, &rounded}, small,
+          [&](const Kernels& k) { k.cross_entropy(t(losses), t(rounded), t(logits), t(labels), true, 0.5f); });
+    t.run({&losses, &logits}, small,
+          [&](const Kernels& k) { k.cross_entropy(t(losses), t(logits), t(logits), t(labels), true, 0.5f); });
   });
   for_shapes(machine, [&](int64_t rows, int64_t cols, DType dtype) {
     Trial t(machine);
@@ -248,9 +246,8 @@ void check_optimizer(const Machine& machine) {
               &g = t.vector(n).random(4), &copy = t.vector(copied ? n : 0, DType::kBF16);
         v.fill([&](int64_t i) { return std::abs(v.get(i)); });
         AdamArgs args{.lr = 1e-2, .weight_decay = 0.1, .decoupled = decoupled, .step = 3, .grad_scale = 0.7f};
-        t.run({&p, &m, &v, &copy}, [&](const Kernels& k) {
-          k.adam(t(p), t(m), t(v), t(g), copied ? t(copy) : Tensor(), args);
-        });
+        t.run({&p, &m, &v, &copy},
+              [&](const Kernels& k) { k.adam(t(p), t(m), t(v), t(g), copied ? t(copy) : Tensor(), args); });
       }
 }
 

@@ -1,5 +1,4 @@
-// The CUDA kernels' sources, compiled for the host and run by an emulator, against the CPU's kernels; and the emulator
-// itself, which must notice what a device would do wrong silently.
+// The CUDA kernels' sources, compiled for the host and run by an emulator, against the CPU's kernels.
 #include <cstdlib>
 #include <cstring>
 
@@ -24,42 +23,9 @@ Machine emulated() {
 
 }  // namespace
 
-TEST_CASE("emulated CUDA: elementwise kernels agree with the CPU's") {
-  check_elementwise(emulated());
-}
-TEST_CASE("emulated CUDA: activations agree with the CPU's") {
-  check_activations(emulated());
-}
-TEST_CASE("emulated CUDA: dropout drops what the CPU drops") {
-  check_dropout(emulated());
-}
-TEST_CASE("emulated CUDA: sums agree with the CPU's") {
-  check_sums(emulated());
-}
-TEST_CASE("emulated CUDA: norms agree with the CPU's") {
-  check_norms(emulated());
-}
-TEST_CASE("emulated CUDA: embeddings and their gradients agree with the CPU's") {
-  check_embedding(emulated());
-}
-TEST_CASE("emulated CUDA: rotary embeddings agree with the CPU's") {
-  check_rope(emulated());
-}
-TEST_CASE("emulated CUDA: losses and their gradients agree with the CPU's") {
-  check_losses(emulated());
-}
-TEST_CASE("emulated CUDA: the optimizer's update agrees with the CPU's") {
-  check_optimizer(emulated());
-}
-TEST_CASE("emulated CUDA: products are put to the BLAS as they are meant") {
-  check_products(emulated());
-}
-TEST_CASE("emulated CUDA: experts are chosen and served as on the CPU") {
-  check_experts(emulated());
-}
-TEST_CASE("emulated CUDA: decoding agrees with the CPU's") {
-  check_decoding(emulated());
-}
-TEST_CASE("emulated CUDA: attention and its gradients agree with the CPU's") {
-  check_attention(emulated());
+TEST_CASE("emulated CUDA kernels agree with the CPU's") {
+  Machine machine = emulated();
+  for (const Check& check : checks()) SUBCASE(check.name) {
+      check.run(machine);
+    }
 }

@@ -148,9 +148,8 @@ void gated_forward(const Tensor& y, const Tensor& gate_up, Activation act) {
 void gated_backward(const Tensor& dgate_up, const Tensor& dy, const Tensor& gate_up, Activation act) {
   with_kind_and_type(act, dy, [&](auto kind, auto tag) {
     using T = decltype(tag);
-    each_row<kPack<T>>(
-        dy.rows(), dy.cols(), aligned_16({dgate_up.raw(), dy.raw(), gate_up.raw()}),
-        GatedBackward<decltype(kind), T>{ptr<T>(dgate_up), ptr<T>(dy), ptr<T>(gate_up), dy.cols()});
+    each_row<kPack<T>>(dy.rows(), dy.cols(), aligned_16({dgate_up.raw(), dy.raw(), gate_up.raw()}),
+                       GatedBackward<decltype(kind), T>{ptr<T>(dgate_up), ptr<T>(dy), ptr<T>(gate_up), dy.cols()});
   });
 }
 

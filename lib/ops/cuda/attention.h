@@ -1,5 +1,5 @@
-// What the attention kernels share: which keys a query sees, dropout of weights, tiles of bf16 rows in shared memory and
-// the fragments of the tensor cores' matrices in them.
+// What the attention kernels share: which keys a query sees, dropout of weights, tiles of bf16 rows in shared memory
+// and the fragments of the tensor cores' matrices in them.
 #pragma once
 
 #include "ops/cuda/philox.h"
@@ -13,11 +13,11 @@ constexpr float kInfinity = __builtin_inff();
 // AttentionArgs for a kernel. Queries and keys are counted from the first that the call has.
 struct Problem {
   int batch, heads, kv_heads, group, head_dim;
-  int sequence, keys;        // of a row
-  int shift;                 // the key that query 0 stands at
-  int window;                // 0: all
+  int sequence, keys;  // of a row
+  int shift;           // the key that query 0 stands at
+  int window;          // 0: all
   int64_t query_rows, key_rows;
-  const int32_t* starts;     // of documents, positions; or nullptr
+  const int32_t* starts;  // of documents, positions; or nullptr
   int64_t starts_stride;
   int64_t first_query, first_key, first_head;
   float scale;
@@ -117,8 +117,7 @@ struct Rows {
 template <class T>
 Rows<T> rows_of(const Tensor& t, int64_t head_dim) {
   constexpr int kWidth = kPack<T>;
-  return {ptr<T>(t), t.row_stride(),
-          aligned_16({t.raw()}) && t.row_stride() % kWidth == 0 && head_dim % kWidth == 0};
+  return {ptr<T>(t), t.row_stride(), aligned_16({t.raw()}) && t.row_stride() % kWidth == 0 && head_dim % kWidth == 0};
 }
 template <class T>
 AM_DEVICE Rows<T> head_of(Rows<T> rows, int64_t row, int column) {

@@ -175,8 +175,7 @@ AM_DEVICE Query query_at(const Backward& b, int row, int head, int i) {
 // Slopes of 16 queries (rows) and kKeys keys (columns) become dS / scale.
 template <int kKeys, bool kDrops>
 AM_DEVICE void weigh_by_queries(const float (&scores)[kKeys / 8][4], float (&slopes)[kKeys / 8][4],
-                                const Query (&queries)[2], const Problem& p, int row, int head, int key,
-                                bool masked) {
+                                const Query (&queries)[2], const Problem& p, int row, int head, int key, bool masked) {
   float scale = p.scale * kLog2E;
 #pragma unroll
   for (int n = 0; n < kKeys / 8; ++n)

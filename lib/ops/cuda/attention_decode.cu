@@ -111,8 +111,8 @@ void cache_write(const Tensor& keys, const Tensor& values, const Tensor& qkv, co
 
 void attention_decode(const Tensor& out, const Tensor& qkv, const Tensor& keys, const Tensor& values,
                       const HeadLayout& layout, int64_t used, float scale) {
-  Shape s{layout.heads,    layout.kv_heads, layout.head_dim,           layout.width(), used,
-          keys.size(1), divide_up(used, kStretch), scale};
+  Shape s{layout.heads, layout.kv_heads, layout.head_dim,           layout.width(),
+          used,         keys.size(1),    divide_up(used, kStretch), scale};
   int64_t units = qkv.rows() * layout.heads;
   if (units == 0) return;
   size_t bytes = static_cast<size_t>(units * s.stretches * (s.head_dim + 2)) * sizeof(float);

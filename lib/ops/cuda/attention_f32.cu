@@ -1,6 +1,6 @@
-// Attention in fp32, without tensor cores. A block keeps kTile rows (queries; or keys, for their gradients), eight threads
-// to a row, and walks over tiles of the other side: a thread has kTile / 8 scores of its row and every eighth column of
-// the row's sums. Weights change hands in shared memory.
+// Attention in fp32, without tensor cores. A block keeps kTile rows (queries; or keys, for their gradients), eight
+// threads to a row, and walks over tiles of the other side: a thread has kTile / 8 scores of its row and every eighth
+// column of the row's sums. Weights change hands in shared memory.
 #include "ops/cuda/attention_f32.h"
 
 namespace automodel::ops::cuda::attention {
@@ -26,8 +26,7 @@ AM_DEVICE void read_tile(float* tile, const Rows<float>& from, int count, int he
 
 // The inner products of the thread's own row with its rows of another tile.
 template <int kD>
-AM_DEVICE void multiply_rows(float (&products)[kTile<kD> / kTeam], const float* own, const float* other,
-                             int head_dim) {
+AM_DEVICE void multiply_rows(float (&products)[kTile<kD> / kTeam], const float* own, const float* other, int head_dim) {
 #pragma unroll
   for (int n = 0; n < kTile<kD> / kTeam; ++n) products[n] = 0;
   for (int c = 0; c < head_dim; ++c) {
@@ -118,8 +117,7 @@ __global__ void __launch_bounds__(kThreads<kD>) forward_kernel(Forward f) {
   }
   total = warp_reduce<kTeam>(total);
   if (!used) return;
-  if (member == 0)
-    f.lse[p.lse_at(row, head, i)] = total == 0 ? -kInfinity : highest * kLn2 + logf(total);
+  if (member == 0) f.lse[p.lse_at(row, head, i)] = total == 0 ? -kInfinity : highest * kLn2 + logf(total);
   float factor = total == 0 ? 0 : 1 / total;
 #pragma unroll
   for (int c = 0; c < kD / kTeam; ++c) {

@@ -1,7 +1,7 @@
-// Forward attention in bf16 on tensor cores: four warps take a tile of queries of one head, each kM times 16 of them, and
-// walk over the tiles of keys that these see, with the online softmax of FlashAttention; while they work on one tile of
-// keys and values the next is on its way. Scores are in units of log 2, so that exp is exp2. A block may go on from the
-// result over other keys, which is a softmax of its own: highest = lse, total = 1.
+// Forward attention in bf16 on tensor cores: four warps take a tile of queries of one head, each kM times 16 of them,
+// and walk over the tiles of keys that these see, with the online softmax of FlashAttention; while they work on one
+// tile of keys and values the next is on its way. Scores are in units of log 2, so that exp is exp2. A block may go on
+// from the result over other keys, which is a softmax of its own: highest = lse, total = 1.
 #include "ops/cuda/attention.h"
 #include "ops/cuda/attention_f32.h"
 #include "ops/cuda/table.h"

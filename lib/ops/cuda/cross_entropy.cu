@@ -100,8 +100,8 @@ __global__ void __launch_bounds__(kRowThreads) whole_rows(Rows rows, Out* dlogit
 }
 
 template <int N>
-__global__ void __launch_bounds__(kRowThreads) part_rows(float* part, const float* logits, const int32_t* labels, Lanes<N>, int64_t count,
-                          int64_t width, int64_t first) {
+__global__ void __launch_bounds__(kRowThreads) part_rows(float* part, const float* logits, const int32_t* labels,
+                                                         Lanes<N>, int64_t count, int64_t width, int64_t first) {
   for (int64_t row = blockIdx.x; row < count; row += gridDim.x) {
     const float* x = logits + row * width;
     int64_t label = labels[row], at = label - first;

@@ -7,8 +7,8 @@ namespace automodel::ops::cuda {
 namespace {
 
 struct Work {
-  int64_t parts;       // runs of elements, each of one sample
-  int64_t size;        // elements of a part
+  int64_t parts;  // runs of elements, each of one sample
+  int64_t size;   // elements of a part
   const int64_t* samples;
   const int64_t* places;  // or nullptr: a part is a whole sample
   Keeper keeper;

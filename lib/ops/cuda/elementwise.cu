@@ -93,8 +93,7 @@ void copy_columns(const Tensor& y, const Tensor& x) {
     using To = decltype(to);
     using From = decltype(from);
     constexpr int kWidth = kPackOf<To, From>;
-    bool aligned =
-        aligned_16({y.raw(), x.raw()}) && y.row_stride() % kWidth == 0 && x.row_stride() % kWidth == 0;
+    bool aligned = aligned_16({y.raw(), x.raw()}) && y.row_stride() % kWidth == 0 && x.row_stride() % kWidth == 0;
     each_row<kWidth>(y.rows(), y.cols(), aligned,
                      Cast<To, From>{ptr<To>(y), ptr<From>(x), y.row_stride(), x.row_stride()});
   });

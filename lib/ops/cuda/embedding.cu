@@ -49,7 +49,8 @@ struct Sorted {
 constexpr int kAtOnce = 8;  // rows on their way
 
 template <class T>
-__global__ void __launch_bounds__(kMostThreads) sum_by_key(float* dtable, const T* dy, Sorted sorted, int64_t table_rows, int64_t width) {
+__global__ void __launch_bounds__(kMostThreads)
+    sum_by_key(float* dtable, const T* dy, Sorted sorted, int64_t table_rows, int64_t width) {
   int64_t col = blockIdx.y * int64_t{blockDim.x} + threadIdx.x;
   for (int64_t begin = blockIdx.x; begin < sorted.count; begin += gridDim.x) {
     int32_t key = sorted.keys[begin];
@@ -59,9 +60,7 @@ __global__ void __launch_bounds__(kMostThreads) sum_by_key(float* dtable, const 
       float x[kAtOnce];
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j)
-        x[j] = at + j < sorted.count && sorted.keys[at + j] == key
-                   ? widen(dy[sorted.tokens[at + j] * width + col])
-                   : 0;
+        x[j] = at + j < sorted.count && sorted.keys[at + j] == key ? widen(dy[sorted.tokens[at + j] * width + col]) : 0;
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) sum += x[j];
     }

@@ -1,7 +1,7 @@
-// Products by cuBLASLt: sums in fp32 (of fp32 numbers without TF32), the bias as the library's epilogue, gradients added
-// to fp32 by beta = 1. For each shape the library proposes algorithms; each is timed once on what it is to multiply,
-// writing to memory of its own, and the fastest is kept (algorithm_store.h). AUTOMODEL_MATMUL_SEARCH=0 in the environment
-// takes the library's first proposal instead, as does a stream that is being captured.
+// Products by cuBLASLt: sums in fp32 (of fp32 numbers without TF32), the bias as the library's epilogue, gradients
+// added to fp32 by beta = 1. For each shape the library proposes algorithms; each is timed once on what it is to
+// multiply, writing to memory of its own, and the fastest is kept (algorithm_store.h). AUTOMODEL_MATMUL_SEARCH=0 in the
+// environment takes the library's first proposal instead, as does a stream that is being captured.
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 

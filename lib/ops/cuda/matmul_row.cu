@@ -1,13 +1,13 @@
-// The product of one row by a matrix, at the speed of reading the matrix: a warp for each row of b when transposed, else
-// columns for the lanes and ranges of rows for the blocks, whose sums a second kernel adds in order.
+// The product of one row by a matrix, at the speed of reading the matrix: a warp for each row of b when transposed,
+// else columns for the lanes and ranges of rows for the blocks, whose sums a second kernel adds in order.
 #include "ops/cuda/kernel.h"
 #include "ops/cuda/table.h"
 
 namespace automodel::ops::cuda {
 namespace {
 
-constexpr int64_t kWarps = 4;   // of a block, transposed
-constexpr int kSlices = 8;      // warps of a block, straight
+constexpr int64_t kWarps = 4;  // of a block, transposed
+constexpr int kSlices = 8;     // warps of a block, straight
 constexpr int64_t kMostParts = 64;
 
 struct Sizes {
@@ -75,8 +75,8 @@ template <class In, class Out>
 void straight(Out* c, const In* a, const In* b, const In* bias, const Sizes& s) {
   bool wide = s.n % kPack<In> == 0 && s.stride % kPack<In> == 0 && aligned_16({b});
   int64_t columns = divide_up(s.n, kWarpSize * (wide ? kPack<In> : 1));
-  int64_t parts = smaller(kMostParts, larger(1, smaller(divide_up(s.k, 4 * kSlices),
-                                                        divide_up(8 * multiprocessors(), columns))));
+  int64_t parts =
+      smaller(kMostParts, larger(1, smaller(divide_up(s.k, 4 * kSlices), divide_up(8 * multiprocessors(), columns))));
   auto* partials = static_cast<float*>(scratch(static_cast<size_t>(parts * s.n) * sizeof(float)));
   Grid grid{dim3(extent(columns), extent(parts)), dim3(kWarpSize, kSlices)};
   if (wide)

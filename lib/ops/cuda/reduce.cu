@@ -22,8 +22,9 @@ AM_DEVICE float add_slices(float mine) {
   return sum;
 }
 
-__global__ void __launch_bounds__(kSlices * kWarpSize) add_partials_kernel(float* out, const float* partials, int64_t count, int64_t width, int64_t stride,
-                                    bool accumulate) {
+__global__ void __launch_bounds__(kSlices* kWarpSize)
+    add_partials_kernel(float* out, const float* partials, int64_t count, int64_t width, int64_t stride,
+                        bool accumulate) {
   int64_t col = blockIdx.x * int64_t{kWarpSize} + threadIdx.x;
   float sum = 0;
   if (col < width)
@@ -33,7 +34,8 @@ __global__ void __launch_bounds__(kSlices * kWarpSize) add_partials_kernel(float
 }
 
 template <class T>
-__global__ void __launch_bounds__(kSlices * kWarpSize) sum_rows_kernel(float* partials, const T* x, int64_t rows, int64_t width, int64_t stride) {
+__global__ void __launch_bounds__(kSlices* kWarpSize)
+    sum_rows_kernel(float* partials, const T* x, int64_t rows, int64_t width, int64_t stride) {
   int64_t col = blockIdx.x * int64_t{kWarpSize} + threadIdx.x;
   int64_t begin = rows * blockIdx.y / gridDim.y, end = rows * (blockIdx.y + 1) / gridDim.y;
   float sum = 0;

@@ -9,7 +9,8 @@ namespace automodel::ops::cuda {
 namespace {
 
 template <class T, int N>
-__global__ void __launch_bounds__(kMostThreads) forward_rows(T* y, float* rstd, const T* x, const T* w, int64_t rows, int64_t width, float eps) {
+__global__ void __launch_bounds__(kMostThreads)
+    forward_rows(T* y, float* rstd, const T* x, const T* w, int64_t rows, int64_t width, float eps) {
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T* in = x + row * width;
     float squares = 0;
@@ -95,7 +96,8 @@ struct Heads {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kHeadWarps * kWarpSize) forward_heads(T* x, T* before, float* rstd, const T* w, Heads h, float eps) {
+__global__ void __launch_bounds__(kHeadWarps* kWarpSize)
+    forward_heads(T* x, T* before, float* rstd, const T* w, Heads h, float eps) {
   int64_t units = h.rows * h.heads, all = gridDim.x * kHeadWarps;
   for (int64_t unit = blockIdx.x * kHeadWarps + warp_index(); unit < units; unit += all) {
     T* head = x + unit / h.heads * h.stride + unit % h.heads * h.head_dim;
@@ -115,7 +117,8 @@ __global__ void __launch_bounds__(kHeadWarps * kWarpSize) forward_heads(T* x, T*
 
 // partials [blocks * kHeadWarps, head_dim]: the share of each warp in dw; nullptr: not wanted.
 template <class T>
-__global__ void __launch_bounds__(kHeadWarps * kWarpSize) backward_heads(T* dx, const T* before, const float* rstd, const T* w, Heads h, float* partials) {
+__global__ void __launch_bounds__(kHeadWarps* kWarpSize)
+    backward_heads(T* dx, const T* before, const float* rstd, const T* w, Heads h, float* partials) {
   int64_t units = h.rows * h.heads, all = gridDim.x * kHeadWarps, warp = blockIdx.x * kHeadWarps + warp_index();
   float* sums = partials == nullptr ? nullptr : partials + warp * h.head_dim;
   if (sums != nullptr)

@@ -9,8 +9,8 @@
 namespace automodel::ops::cuda {
 namespace {
 
-constexpr int64_t kWarps = 4;       // of a block
-constexpr int64_t kPartRows = 64;   // tokens of a part of a sample
+constexpr int64_t kWarps = 4;      // of a block
+constexpr int64_t kPartRows = 64;  // tokens of a part of a sample
 constexpr float kInfinity = __builtin_inff();
 
 // RouteArgs without tensors.
@@ -85,8 +85,8 @@ AM_DEVICE Best next_best(const Route& route, const float* probs, Best last) {
   Better better;
 #pragma unroll
   for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
-    best = better(best, {__shfl_xor_sync(kAllLanes, best.score, distance),
-                         __shfl_xor_sync(kAllLanes, best.at, distance)});
+    best =
+        better(best, {__shfl_xor_sync(kAllLanes, best.score, distance), __shfl_xor_sync(kAllLanes, best.at, distance)});
   return best;
 }
 
@@ -127,8 +127,7 @@ __global__ void backward_kernel(float* dlogits, const float* dweights, const flo
     const float* p = probs + row * route.n;
     const int32_t* chosen = experts + row * route.k;
     bool token = route.is_token(row);
-    const float* dp =
-        token && dprobs != nullptr ? dprobs + (route.first + row) / route.sequence * route.n : nullptr;
+    const float* dp = token && dprobs != nullptr ? dprobs + (route.first + row) / route.sequence * route.n : nullptr;
     for (int e = lane_index(); e < route.n; e += kWarpSize) d[e] = dp == nullptr ? 0 : dp[e];
     __syncwarp();
     if (token && dweights != nullptr) {
@@ -151,8 +150,8 @@ __global__ void backward_kernel(float* dlogits, const float* dweights, const flo
 }
 
 // One block for each part of each sample; a thread for an expert, the last two columns for the first threads.
-__global__ void __launch_bounds__(kMostThreads) part_sums_kernel(double* partials, const float* probs, const int32_t* experts, const int32_t* labels,
-                                 Route route) {
+__global__ void __launch_bounds__(kMostThreads)
+    part_sums_kernel(double* partials, const float* probs, const int32_t* experts, const int32_t* labels, Route route) {
   int64_t sample = blockIdx.y, width = 2 * route.n + 2;
   int64_t begin = sample * route.sequence + blockIdx.x * kPartRows;
   int64_t end = min(begin + kPartRows, (sample + 1) * route.sequence) - route.first;
@@ -189,7 +188,8 @@ __global__ void add_parts_kernel(double* sums, const double* partials, int64_t p
 }
 
 // A block for each sample.
-__global__ void __launch_bounds__(kMostThreads) balance_kernel(float* losses, float* dprobs, const double* sums, int64_t n, int64_t k, float scale) {
+__global__ void __launch_bounds__(kMostThreads)
+    balance_kernel(float* losses, float* dprobs, const double* sums, int64_t n, int64_t k, float scale) {
   int64_t sample = blockIdx.x;
   const double* chosen = sums + sample * (2 * n + 2);
   const double* total = chosen + n;

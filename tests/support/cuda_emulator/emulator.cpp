@@ -55,8 +55,9 @@ void run(const Grid& grid, const std::function<void()>& body) {
   uint64_t blocks = uint64_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z;
   for (uint64_t turn = 0; turn < blocks; ++turn) {
     uint64_t at = order() == Order::kAscending ? turn : blocks - 1 - turn;
-    blockIdx = dim3(static_cast<unsigned>(at % grid.blocks.x), static_cast<unsigned>(at / grid.blocks.x % grid.blocks.y),
-                    static_cast<unsigned>(at / grid.blocks.x / grid.blocks.y));
+    blockIdx =
+        dim3(static_cast<unsigned>(at % grid.blocks.x), static_cast<unsigned>(at / grid.blocks.x % grid.blocks.y),
+             static_cast<unsigned>(at / grid.blocks.x / grid.blocks.y));
     m.shared.reset(grid.shared == 0 ? nullptr : shared_memory_of(grid.shared));
     for (int t = 0; t < threads; ++t) m.copies[static_cast<size_t>(t)].clear();
     run_block(threads, begin, body);

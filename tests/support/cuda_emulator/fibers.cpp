@@ -218,7 +218,8 @@ const Slot* meet(uint32_t mask, int place, const void* data, size_t size) {
   for (uint32_t left = w.arrived & mask; left != 0; left &= left - 1) {
     const Thread& other = b.thread[static_cast<size_t>(warp * kWarp + __builtin_ctz(left))];
     if (other.place != place || other.mask != mask || other.turn != t.turn)
-      stop_kernel(("lanes of one warp meet at " + std::to_string(place) + " and " + std::to_string(other.place)).c_str());
+      stop_kernel(
+          ("lanes of one warp meet at " + std::to_string(place) + " and " + std::to_string(other.place)).c_str());
   }
   w.arrived |= bit;
   bool complete = (w.arrived & mask) == mask;
@@ -240,8 +241,8 @@ bool meet_block(int place, bool value) {
     const Thread& other = b.thread[static_cast<size_t>(i)];
     if (other.state != State::kAtBlock) continue;
     if (other.place != place)
-      stop_kernel(("threads of one block wait at " + std::to_string(place) + " and " + std::to_string(other.place))
-                      .c_str());
+      stop_kernel(
+          ("threads of one block wait at " + std::to_string(place) + " and " + std::to_string(other.place)).c_str());
     break;
   }
   b.any = b.any || value;

@@ -30,10 +30,7 @@ class Array {
 
   void poison() { memory_.assign(static_cast<size_t>(rows_ * stride_) * size_of(dtype_) + 2 * kBorder, 0xff); }
 
-  Tensor tensor() {
-    if (vector_) return Tensor::wrap(data(), Shape{cols_}, dtype_);
-    return Tensor::wrap(data(), Shape{rows_, stride_}, dtype_).columns(0, cols_);
-  }
+  Tensor tensor() { return tensor_at(memory_.data(), Device{}); }
 
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
@@ -86,7 +83,15 @@ class Array {
   void set_all(const std::vector<double>& values) {
     for (size_t i = 0; i < values.size(); ++i) set(static_cast<int64_t>(i), values[i]);
   }
+  // All of the array's memory, with its borders and gaps.
   const std::vector<uint8_t>& memory() const { return memory_; }
+  void set_memory(std::vector<uint8_t> memory) { memory_ = std::move(memory); }
+  // The array in a copy of that memory.
+  Tensor tensor_at(void* memory, Device device) const {
+    void* numbers = static_cast<uint8_t*>(memory) + kBorder;
+    if (vector_) return Tensor::wrap(numbers, Shape{cols_}, dtype_, device);
+    return Tensor::wrap(numbers, Shape{rows_, stride_}, dtype_, device).columns(0, cols_);
+  }
 
   // True when neither the borders nor the gaps between rows were written.
   bool surroundings_untouched() const {
@@ -114,8 +119,6 @@ class Array {
   static void write(uint8_t* at, T value) {
     std::memcpy(at, &value, sizeof(T));
   }
-  void* data() { return memory_.data() + kBorder; }
-
   int64_t rows_, cols_, stride_;
   DType dtype_;
   bool vector_ = false;

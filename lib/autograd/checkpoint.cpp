@@ -85,9 +85,10 @@ Var checkpoint(const Var& x, std::function<Var(const Var&)> block, const Checkpo
     inner->recollect(memory);
     Var again = inner->input(g.saved(0), g.needed(0));
     Var y = block(again);
-    inner->backward(y, g.dy(), Tape::Wgrads::kLater);
+    // What weight gradients need is freed early where they need not wait.
+    inner->backward(y, g.dy(), g.defers_wgrads() ? Tape::Wgrads::kLater : Tape::Wgrads::kNow);
     if (Tensor dx = inner->grad(again); dx.defined()) g.pass(0, std::move(dx));
-    g.wgrad([inner] { inner->run_wgrads(); });
+    if (g.defers_wgrads()) g.wgrad([inner] { inner->run_wgrads(); });
   });
 }
 

@@ -74,8 +74,9 @@ TEST_CASE("activations of a rank are its share, and checkpointed ones the inputs
   // The inputs of four layers, and one layer at work.
   double kept = activations(largest({}, autograd::Recall::kNothing));
   CHECK(kept < 0.55 * whole);
-  // And queries, keys and values, what attention gives, and both halves of the MLP: 3 + 1 + 4 widths more a layer.
+  // And queries, keys and values, what attention gives, and both halves of the MLP: 3 + 1 + 4 widths more a layer, of
+  // ten that it keeps otherwise. In either case the layer at work adds as much as most of another.
   double selected = activations(largest({}, autograd::Recall::kSelected));
   CHECK(selected > 1.2 * kept);
-  CHECK(selected < 0.9 * whole);
+  CHECK(selected < 0.97 * whole);
 }

@@ -29,37 +29,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// The shortest of the runs of `f` within about `budget` seconds, after one that does not count.
-template <class F>
-double shortest(double budget, F&& f) {
-  f();
-  double best = 1e30;
-  auto begin = Clock::now();
-  do {
-    auto start = Clock::now();
-    f();
-    best = std::min(best, seconds_since(start));
-  } while (seconds_since(begin) < budget);
-  return best;
-}
-
-double matmul_gflops(DType dtype, Allocator& allocator) {
-  constexpr int64_t kTokens = 1024, kWidth = 1024;
-  Tensor x = Tensor::zeros({kTokens, kWidth}, dtype, allocator), w = Tensor::zeros({kWidth, kWidth}, dtype, allocator);
-  Tensor y = Tensor::zeros({kTokens, kWidth}, dtype, allocator);
-  const ops::Kernels& k = ops::kernels(allocator.device());
-  double seconds = shortest(0.25, [&] { k.matmul(y, x, w, {.transpose_b = true}); });
-  return 2e-9 * static_cast<double>(kTokens * kWidth * kWidth) / seconds;
-}
-
-double copy_rate(Allocator& allocator) {
-  constexpr int64_t kNumbers = int64_t{32} << 20;  // 128 MiB
-  Tensor from = Tensor::zeros({kNumbers}, DType::kF32, allocator),
-         to = Tensor::zeros({kNumbers}, DType::kF32, allocator);
-  double seconds = shortest(0.25, [&] { ops::kernels(allocator.device()).cast(to, from); });
-  return 2e-9 * 4 * static_cast<double>(kNumbers) / seconds;
-}
-
 Exchange exchange_rates(comm::Communicator& ranks) {
   constexpr int64_t kBytes = int64_t{32} << 20;
   int64_t share = kBytes / 4 / ranks.size();

@@ -1,6 +1,5 @@
 #include "train/device.h"
 
-#include "comm/staged.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "cuda/backend.h"

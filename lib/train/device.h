@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "comm/staged.h"
 #include "comm/world.h"
 #include "tensor/allocator.h"
 #include "train/device_choice.h"

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "train/device.h"
 #include "train/flops.h"
 #include "train/step_talk.h"
 
@@ -51,6 +52,8 @@ JobPlan plan_job(const Job& job) {
   request.sharing = sharing_options(job);
   request.microbatch = shape;
   request.accumulation = plan.batch.accumulation;
+  plan.device = {device_here(job.config().device), 0};
+  request.host_batches = plan.device.is_cuda();
   request.evaluations = validation_batches(job.config());
   bool measures_utilisation = job.config().mfu.peak_tflops.has_value();
   request.before_step = [](const parallel::JobGroups& ranks) { sum_counts({}, ranks.batch()); };

@@ -17,6 +17,7 @@ struct KindPlan {
 
 struct JobPlan {
   int64_t parameters = 0;
+  Device device;  // of each rank; of its kind alone
   BatchPlan batch;
   double step_flops = 0;        // of all ranks, by the formulas of flops.h
   std::vector<KindPlan> kinds;  // they cover every rank once

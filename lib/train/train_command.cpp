@@ -9,6 +9,7 @@
 #include "distributed/mesh_picture.h"
 #include "launch/launch.h"
 #include "train/commands.h"
+#include "train/device.h"
 #include "train/generator.h"
 #include "train/plan_job.h"
 #include "train/ranks.h"
@@ -129,6 +130,7 @@ int run_train(const TrainOptions& options) {
   wanted.hostfile = options.hostfile;
   wanted.command_line = options.command_line;
   std::erase(wanted.command_line, "--dry-run");
+  if (options.hosts.empty() && options.hostfile.empty()) check_device(recipe.config.device);
   if (auto command = command_for(wanted)) return start_ranks(options, *command);
 
   Job job = prepare(options.recipe, ranks_here(), true);

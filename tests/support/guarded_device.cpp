@@ -34,7 +34,8 @@ class Segments {
     auto after = sizes_.upper_bound(const_cast<char*>(address));
     if (after == sizes_.begin()) return {nullptr, 0};
     auto segment = std::prev(after);
-    return address < segment->first + segment->second ? *segment : std::pair<char*, size_t>{nullptr, 0};
+    if (address >= segment->first + segment->second) return {nullptr, 0};
+    return {segment->first, segment->second};
   }
 
  private:

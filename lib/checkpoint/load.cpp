@@ -15,9 +15,9 @@
 namespace automodel::checkpoint {
 namespace {
 
-constexpr int64_t kRun = int64_t{1} << 20;  // elements one thread copies at a time
-constexpr int64_t kRows = 64;               // rows and columns of a transposed tile
-constexpr size_t kListed = 40;              // names per class in a message
+constexpr int64_t kRun = int64_t{1} << 20;     // elements one thread copies at a time
+constexpr int64_t kRows = 64;                  // rows and columns of a transposed tile
+constexpr size_t kListed = 40;                 // names per class in a message
 constexpr size_t kStaged = size_t{256} << 20;  // bytes on their way to a device at a time
 
 // How the model's names become the file's.
@@ -192,8 +192,7 @@ void copy(const std::vector<Work>& work) {
 // The copies that fill one slice, at `to` in host memory.
 void add_work(std::vector<Work>& work, const SourceTensor& source, const LoadSlice& slice, void* to) {
   for (const Piece& piece : pieces_of(slice.region, kRun, kRows))
-    work.push_back(
-        {source.bytes().data(), source.tensor->dtype, static_cast<std::byte*>(to), slice.dtype, piece});
+    work.push_back({source.bytes().data(), source.tensor->dtype, static_cast<std::byte*>(to), slice.dtype, piece});
 }
 
 // Slices in the memory of a device, by way of the host's, some at a time.

@@ -1,5 +1,6 @@
-// Ranks that can talk, over raw buffers: of the host, or of a device where the backend says so (comm/staged.h). Calls are collective: every member of a communicator makes the same calls
-// in the same order (point-to-point transfers only between the two ranks they name).
+// Ranks that can talk, over raw buffers: of the host, or of a device where the backend says so (comm/staged.h). Calls
+// are collective: every member of a communicator makes the same calls in the same order (point-to-point transfers only
+// between the two ranks they name).
 //
 // Law: a reduction adds in one canonical order, a binary tree over the rank index, ((0+1)+(2+3))+..., never in the
 // order of arrival. The tree of n ranks joins neighbours level by level, an odd last one moves up alone. So repetition

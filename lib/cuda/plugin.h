@@ -47,6 +47,6 @@ struct Plugin {
   std::vector<LibraryVersion> (*find_libraries)() = nullptr;
 };
 
-extern "C" using PluginEntry = const Plugin* (*)();
+extern "C" using PluginEntry = const Plugin * (*)();
 
 }  // namespace automodel::cuda

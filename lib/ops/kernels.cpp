@@ -28,8 +28,7 @@ const Kernels& kernels(Device device) {
       if (const Kernels* table = cuda_table()) return *table;
       break;
   }
-  fail(Fault::kDevice, "{}:{}: no backend for this device was opened; use device: cpu", name_of(device),
-       device.index);
+  fail(Fault::kDevice, "{}:{}: no backend for this device was opened; use device: cpu", name_of(device), device.index);
 }
 
 HeadColumns fused_columns(const Tensor& qkv, const HeadLayout& layout) {

@@ -101,8 +101,7 @@ void check_contiguous(const Tensor& tensor) {
 
 void zero(const Tensor& tensor) {
   AM_CHECK(tensor.contiguous(), Fault::kBug, "a view with gaps cannot be zeroed");
-  if (Allocator* allocator = tensor.allocator())
-    return allocator->zero(tensor.raw(), tensor.bytes());
+  if (Allocator* allocator = tensor.allocator()) return allocator->zero(tensor.raw(), tensor.bytes());
   check_host(tensor);
   std::memset(tensor.raw(), 0, tensor.bytes());
 }

@@ -100,8 +100,12 @@ ResolvedSetup resolve_setup(const LoadOptions& options) {
            "pass either distributed_setup or device_mesh, not both: the set-up has a mesh of its own");
   ResolvedSetup resolved;
   if (const auto* setup = options.distributed_setup) {
-    resolved = {setup->mesh_context,        setup->strategy_config,          setup->pipeline_config,
-                setup->moe_parallel_config, setup->activation_checkpointing, options.context_method,
+    resolved = {setup->mesh_context,
+                setup->strategy_config,
+                setup->pipeline_config,
+                setup->moe_parallel_config,
+                setup->activation_checkpointing,
+                options.context_method,
                 options.device};
   } else if (options.device_mesh != nullptr) {
     resolved.mesh_context = distributed::MeshContext(*options.device_mesh);

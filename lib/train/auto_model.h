@@ -38,7 +38,7 @@ struct LoadOptions {
   std::string cache_dir = "";                         // of the hub; empty: see checkpoint::ModelLocation
   uint64_t seed = 42;                                 // of initial weights
   DeviceChoice device = DeviceChoice::kAuto;
-  bool trains = true;                                 // false: without optimizer state; engine().step() is not there
+  bool trains = true;  // false: without optimizer state; engine().step() is not there
   // The optimizer and clipping; the set-up and `trains` decide the rest.
   engine::EngineOptions engine = {};
 };

@@ -18,9 +18,9 @@
 #include "models/registry.h"
 #include "ops/cpu/peak.h"
 #include "parallel/job_groups.h"
+#include "train/device.h"
 #include "train/pipeline_stages.h"
 #include "train/placement.h"
-#include "train/device.h"
 #include "train/rates.h"
 #include "train/tokens.h"
 
@@ -180,9 +180,8 @@ BenchResult bench(const BenchShape& shape, comm::World& world) {
   engine::Engine engine(*model, groups.all(), device.allocator(), options_of(shape, setup, *model, rows));
   engine.initialise(1);
   // Ranks that share a batch get the same tokens.
-  nn::Tokens tokens =
-      random_tokens(shape, rows, model->info().vocab_size, setup.mesh_context.data_rank(ranks.rank()),
-                    engine.token_memory());
+  nn::Tokens tokens = random_tokens(shape, rows, model->info().vocab_size, setup.mesh_context.data_rank(ranks.rank()),
+                                    engine.token_memory());
   engine::StepInput input{std::span(&tokens, 1), shape.batch * shape.sequence, 1e-4, 0.1};
 
   for (int i = 0; i < 2; ++i) engine.step(input);

@@ -34,12 +34,12 @@ struct BenchShape {
 
 struct BenchResult {
   double tokens_per_s = 0;
-  double gflops = 0;         // 6 operations per weight of a matrix product and token, 12 L D S for attention
+  double gflops = 0;  // 6 operations per weight of a matrix product and token, 12 L D S for attention
   // Of what all ranks reach, measured beside the steps: registers alone on the CPU, a large matrix product on a device.
   double share_of_peak = 0;
   std::string device;
-  double peak_rss_mb = 0;    // largest of the ranks
-  int threads = 1;           // of each rank
+  double peak_rss_mb = 0;  // largest of the ranks
+  int threads = 1;         // of each rank
 };
 
 // Throws Error(kUsage) for an unknown shape or a batch that the ranks cannot share, Error(kConfig) for a mesh that they

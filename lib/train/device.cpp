@@ -45,10 +45,11 @@ void RankDevice::check_all_alike() const {
   int32_t mine = device().is_cuda() ? 1 : 0;
   int32_t most = world_.global().reduced(mine, comm::Reduce::kMax);
   int32_t least = world_.global().reduced(mine, comm::Reduce::kMin);
-  AM_CHECK(most == least, Fault::kDevice,
-           "device: some ranks compute on cuda and others, as it cannot be used there, on the CPU{}; write device: cpu, "
-           "or mend those machines (automodel doctor tells more)",
-           mine == 1 ? "" : " (rank " + std::to_string(world_.rank()) + ": " + cuda::backend().why_not + ")");
+  AM_CHECK(
+      most == least, Fault::kDevice,
+      "device: some ranks compute on cuda and others, as it cannot be used there, on the CPU{}; write device: cpu, "
+      "or mend those machines (automodel doctor tells more)",
+      mine == 1 ? "" : " (rank " + std::to_string(world_.rank()) + ": " + cuda::backend().why_not + ")");
 }
 
 }  // namespace automodel::train

@@ -1,8 +1,8 @@
 #include <doctest/doctest.h>
 
 #include <cstdlib>
-#include <fstream>
 #include <filesystem>
+#include <fstream>
 
 #include "core/error.h"
 #include "cuda/architectures.h"

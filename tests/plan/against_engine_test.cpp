@@ -16,8 +16,8 @@
 #include "distributed/distributed_setup.h"
 #include "models/capabilities.h"
 #include "models/registry.h"
-#include "plan/rank_plan.h"
 #include "ops/device_memory.h"
+#include "plan/rank_plan.h"
 #include "support/guarded_device.h"
 #include "support/run_mesh.h"
 

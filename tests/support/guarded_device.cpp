@@ -165,7 +165,7 @@ void open(Opened& opened, const ops::RouteArgs& args) {
 void open(Opened&, const ops::AdamArgs&) {}
 void open(Opened&, const ops::HeadLayout&) {}
 template <class T>
-  requires std::is_arithmetic_v<T> || std::is_enum_v<T>
+requires std::is_arithmetic_v<T> || std::is_enum_v<T>
 void open(Opened&, T) {}
 
 template <auto kernel, class F = std::remove_cvref_t<decltype(ops::Kernels{}.*kernel)>>

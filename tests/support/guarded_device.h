@@ -1,6 +1,6 @@
-// A device that the host cannot touch: it calls itself cuda, its memory is of pages that nobody may read or write except
-// while one of its own kernels or copies runs, and its kernels are the CPU's. A program that trains on it without being
-// killed does not touch device memory from the host, and gets the CPU's bits.
+// A device that the host cannot touch: it calls itself cuda, its memory is of pages that nobody may read or write
+// except while one of its own kernels or copies runs, and its kernels are the CPU's. A program that trains on it
+// without being killed does not touch device memory from the host, and gets the CPU's bits.
 #pragma once
 
 #include <memory>

@@ -151,7 +151,8 @@ class RankJob {
       std::lock_guard lock(mutex);
       for (const auto& unit : units)
         for (const parallel::Piece& p : unit->pieces())
-          place(trace.gradients, *p.param, p.begin, p.end, to_host<float>(unit->gradient().narrow(p.flat, p.end - p.begin)));
+          place(trace.gradients, *p.param, p.begin, p.end,
+                to_host<float>(unit->gradient().narrow(p.flat, p.end - p.begin)));
     });
     for (int step = 0; step < job_.steps; ++step) {
       if (job_.stop > 0 && step == job_.stop) start_again();

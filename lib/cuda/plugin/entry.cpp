@@ -28,8 +28,12 @@ DeviceInfo describe_device(int index) {
   cudaDeviceProp properties{};
   cudaError_t error = cudaGetDeviceProperties(&properties, index);
   AM_CHECK(error == cudaSuccess, Fault::kDevice, "cuda:{}: {}", index, cudaGetErrorString(error));
-  DeviceInfo info{properties.name, properties.major, properties.minor, properties.multiProcessorCount,
-                  static_cast<int64_t>(properties.totalGlobalMem), 0};
+  DeviceInfo info{properties.name,
+                  properties.major,
+                  properties.minor,
+                  properties.multiProcessorCount,
+                  static_cast<int64_t>(properties.totalGlobalMem),
+                  0};
   size_t free = 0, total = 0;
   int before = 0;
   if (cudaGetDevice(&before) == cudaSuccess && cudaSetDevice(index) == cudaSuccess) {

@@ -1,5 +1,7 @@
 #include "train/device.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/log.h"
 #include "cuda/backend.h"
@@ -20,6 +22,13 @@ Device::Kind device_here(DeviceChoice wanted) {
 void check_device(DeviceChoice wanted) {
   if (wanted != DeviceChoice::kCuda || cuda::backend().usable()) return;
   fail(Fault::kDevice, "device: cuda cannot be used here: {}; or write device: cpu", cuda::backend().why_not);
+}
+
+std::optional<int64_t> free_device_bytes(DeviceChoice wanted, const comm::World& world) {
+  if (device_here(wanted) == Device::Kind::kCpu || !cuda::backend().usable()) return std::nullopt;
+  int devices = cuda::backend().devices, index = world.local_rank() % devices;
+  int sharing = (world.local_size() - index + devices - 1) / devices;
+  return cuda::backend().plugin->describe_device(index).free_bytes / std::max(1, sharing);
 }
 
 RankDevice::RankDevice(DeviceChoice wanted, comm::World& world) : world_(world) {

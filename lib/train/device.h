@@ -1,7 +1,9 @@
 // What a rank computes on, from what the recipe or the command line asks for.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "comm/staged.h"
 #include "comm/world.h"
@@ -15,6 +17,10 @@ Device::Kind device_here(DeviceChoice wanted);
 
 // Error(kDevice) when `cuda` is asked for and cannot be used on this machine, with the reason.
 void check_device(DeviceChoice wanted);
+
+// What is free of the memory of the device that this rank will take, shared with the other ranks of the machine that
+// will take it too; nothing on the CPU.
+std::optional<int64_t> free_device_bytes(DeviceChoice wanted, const comm::World& world);
 
 class RankDevice {
  public:

@@ -7,6 +7,8 @@
 #include <array>
 #include <chrono>
 #include <fstream>
+#include <functional>
+#include <future>
 #include <nlohmann/json.hpp>
 
 #include "comm/mpi_library.h"
@@ -120,7 +122,8 @@ CudaDiagnosis diagnose_cuda(const comm::World& world) {
   if (backend.plugin != nullptr) out.libraries = backend.plugin->find_libraries();
   for (int i = 0; i < backend.devices && world.local_rank() == 0; ++i) {
     try {
-      out.devices.push_back(measure_device(*backend.plugin, i));
+      // A thread is a rank of one device.
+      out.devices.push_back(std::async(std::launch::async, measure_device, std::cref(*backend.plugin), i).get());
     } catch (const Error& error) {
       out.why_not = error.what();
     }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "core/error.h"
 #include "train/device.h"
 #include "train/flops.h"
 #include "train/step_talk.h"
@@ -71,6 +72,21 @@ JobPlan plan_job(const Job& job) {
   plan.warnings.insert(plan.warnings.end(), job.warnings.begin(), job.warnings.end());
   warn_of_length(job, plan);
   return plan;
+}
+
+void check_fits(const JobPlan& plan, int64_t free_bytes) {
+  const plan::RankPlan& rank = plan.largest().plan;
+  if (rank.peak_total() <= free_bytes) return;
+  std::string classes;
+  for (int i = 0; i < kMemoryClasses; ++i) {
+    auto c = static_cast<MemoryClass>(i);
+    classes += fmt::format("{}{} {}", i > 0 ? ", " : "", name_of(c), human_bytes(rank.peak(c)));
+  }
+  fail(Fault::kDevice,
+       "{} needs {} of its device's memory and {} are free (peaks: {}); to make it fit, set "
+       "distributed.activation_checkpointing: true, lower step_scheduler.local_batch_size or the length of the rows, "
+       "or share the weights among more ranks (automodel plan shows what each does)",
+       ranks_text(plan.largest().ranks), human_bytes(rank.peak_total()), human_bytes(free_bytes), classes);
 }
 
 std::string summary(const Job& job, const JobPlan& plan) {

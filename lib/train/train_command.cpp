@@ -23,7 +23,7 @@ std::string millions(int64_t n) {
                         : fmt::format("{:.0f} M", static_cast<double>(n) / 1e6);
 }
 
-// What a reader of the log needs to know about the run before its first step.
+// What a reader of the log needs to know about the run before its first step, and whether it fits its devices.
 void introduce(const Job& job, const comm::World& world) {
   if (!world.is_main()) return;
   const RecipeConfig& config = job.config();
@@ -38,7 +38,9 @@ void introduce(const Job& job, const comm::World& world) {
       "fp32",
       info.model_type, millions(elements), info.layers, info.hidden_size, info.heads, info.kv_heads, info.vocab_size,
       name_of(job.precision.param), name_of(job.precision.reduce));
-  log::info("memory: {}", summary(job, plan_job(job)));
+  JobPlan plan = plan_job(job);
+  log::info("memory: {}", summary(job, plan));
+  if (auto free = free_device_bytes(config.device, world)) check_fits(plan, *free);
   log::info("data: {}", job.dataset->summary());
   const StepScheduler& scheduler = *job.scheduler;
   log::info("steps: {} | global batch {} = {} x {} microbatches x {} ranks | {} steps an epoch",

@@ -10,6 +10,11 @@ set(AUTOMODEL_CUDA_FOUND FALSE)
 if(AUTOMODEL_CUDA STREQUAL "OFF")
   return()
 endif()
+# Sanitizers do not follow what the plugin does, and it is loaded without their runtime.
+if(AUTOMODEL_SANITIZE AND AUTOMODEL_CUDA STREQUAL "AUTO")
+  message(STATUS "CUDA backend: left out of a build with sanitizers")
+  return()
+endif()
 
 include(CheckLanguage)
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND EXISTS /usr/local/cuda/bin/nvcc)

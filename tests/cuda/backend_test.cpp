@@ -35,6 +35,7 @@ TEST_CASE("real code runs on devices of its major version, virtual code on all l
 
 TEST_CASE("a plugin of another version is refused, and says both versions") {
   cuda::Plugin plugin;
+  plugin.program_version = AUTOMODEL_VERSION;
   plugin.version = cuda::kPluginVersion + 1;
   cuda::use_plugin(plugin);
   CHECK_FALSE(cuda::backend().usable());
@@ -49,6 +50,7 @@ TEST_CASE("a plugin of another version is refused, and says both versions") {
 
 TEST_CASE("a plugin without kernels, or without devices, cannot be used and says so") {
   cuda::Plugin plugin;
+  plugin.program_version = AUTOMODEL_VERSION;
   plugin.kernels = []() -> const ops::Kernels* { return nullptr; };
   cuda::use_plugin(plugin);
   CHECK(cuda::backend().why_not.find("built without kernels") != std::string::npos);

@@ -67,6 +67,7 @@ TEST_CASE_FIXTURE(Guarded, "data-parallel ranks train on devices as on CPUs") {
 TEST_CASE_FIXTURE(Guarded, "tensor-parallel ranks train on devices as on CPUs") {
   check_on({.tp = 2});
   check_on({.tp = 2, .sequence_parallel = true});
+  check_on({.tp = 2, .sequence_parallel = true, .async_tensor_parallel = true});
 }
 
 TEST_CASE_FIXTURE(Guarded, "context-parallel ranks train on devices as on CPUs, by every method, with packed rows") {
@@ -106,6 +107,7 @@ TEST_CASE_FIXTURE(Guarded, "dropout, recomputation, bf16 and packed rows give th
     MeshJob job = test::job_of(dropping, mesh);
     job.options.dropout_seed = 5;
     job.options.activation_checkpointing = true;
+    job.options.recall = mesh.tp == 2 ? autograd::Recall::kSelected : autograd::Recall::kNothing;
     check(job);
   }
   for (const auto& [name, config] : test::tiny_models()) {

@@ -29,7 +29,7 @@ namespace {
 const char* const kGpt2 = R"({model_type: gpt2, vocab_size: 256, n_embd: 32, n_layer: 2, n_head: 4, n_positions: 64})";
 const char* const kMixtral = R"({model_type: mixtral, vocab_size: 256, hidden_size: 32, intermediate_size: 48,
   num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, num_local_experts: 4, num_experts_per_tok: 2,
-  max_position_embeddings: 64})";
+  gate_bias_update_factor: 0.01, max_position_embeddings: 64})";
 
 struct Folder {
   Folder() : path(fs::temp_directory_path() / ("automodel-guarded-" + std::to_string(::getpid()))) {
@@ -224,6 +224,30 @@ TEST_CASE("a device that is asked for and not there is an error with the reason,
   cuda::use_plugin(test::guarded_plugin());
   CHECK(train::RankDevice(train::DeviceChoice::kAuto, world).device().is_cuda());
   CHECK(train::RankDevice(train::DeviceChoice::kCpu, world).device().is_cpu());
+}
+
+TEST_CASE("a job that does not fit its device is refused with its plan, before anything is allocated") {
+  Folder folder;
+  train::Job job = train::prepare({folder.recipe(kGpt2), {"--device", "cuda"}}, 1, true);
+  train::JobPlan plan = train::plan_job(job);
+  int64_t peak = plan.largest().plan.peak_total();
+  CHECK_NOTHROW(train::check_fits(plan, peak));
+  try {
+    train::check_fits(plan, peak - 1);
+    FAIL("it was not refused");
+  } catch (const Error& error) {
+    CHECK(error.fault() == Fault::kDevice);
+    for (const char* part : {"rank 0 needs ", "parameters 1", "activations ", "activation_checkpointing: true"}) {
+      CAPTURE(part);
+      CHECK(std::string(error.what()).find(part) != std::string::npos);
+    }
+  }
+  // 1 GiB for each of two devices: three ranks share the first one with another, the second one is alone.
+  test::run_mesh(3, [](comm::World& world) {
+    int64_t share = world.local_rank() == 1 ? int64_t{1} << 30 : int64_t{1} << 29;
+    CHECK(train::free_device_bytes(train::DeviceChoice::kAuto, world) == share);
+    CHECK_FALSE(train::free_device_bytes(train::DeviceChoice::kCpu, world).has_value());
+  });
 }
 
 TEST_CASE("ranks of a machine take its devices in turn, and ranks on unlike devices do not start") {

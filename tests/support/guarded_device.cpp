@@ -205,7 +205,8 @@ const ops::Kernels& guarded_kernels() {
 }
 
 const cuda::Plugin& guarded_plugin() {
-  static const cuda::Plugin plugin{.count_devices = count_devices,
+  static const cuda::Plugin plugin{.program_version = AUTOMODEL_VERSION,
+                                   .count_devices = count_devices,
                                    .describe_device = describe_device,
                                    .make_allocator = make_guarded_allocator,
                                    .kernels = [] { return &guarded_kernels(); },

@@ -67,9 +67,7 @@ int count_devices(std::string& reason) {
 }
 
 std::unique_ptr<Allocator> make_allocator(int index) {
-  auto allocator = make_device_allocator(index);
-  use_stream(allocator->stream());
-  return allocator;
+  return make_device_allocator(index, use_stream);
 }
 
 }  // namespace
@@ -77,7 +75,8 @@ std::unique_ptr<Allocator> make_allocator(int index) {
 
 extern "C" __attribute__((visibility("default"))) const automodel::cuda::Plugin* automodel_cuda_plugin() {
   using namespace automodel::cuda;
-  static const Plugin plugin{.count_devices = count_devices,
+  static const Plugin plugin{.program_version = AUTOMODEL_VERSION,
+                             .count_devices = count_devices,
                              .describe_device = describe_device,
                              .make_allocator = make_allocator,
                              .kernels = kernel_table,

@@ -46,18 +46,21 @@ class PinnedAllocator final : public Allocator {
   SegmentPool pool_{{obtain_pinned, [](void* data, size_t) { cudaFreeHost(data); }, 4 * kMiB, kMiB}};
 };
 
-class StreamAllocator final : public DeviceAllocator {
+class DeviceAllocator final : public Allocator {
  public:
-  explicit StreamAllocator(int index) : index_(index) {
+  DeviceAllocator(int index, UseStream use_stream) : index_(index), use_stream_(use_stream) {
     check(cudaSetDevice(index), index, "choosing the device");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), index, "making a stream");
     for (Stage& stage : stages_) {
       check(cudaHostAlloc(&stage.data, kStage, cudaHostAllocDefault), index, "pinning host memory");
       check(cudaEventCreateWithFlags(&stage.read, cudaEventDisableTiming), index, "making an event");
     }
+    use_stream_(stream_);
   }
-  ~StreamAllocator() override {
+  ~DeviceAllocator() override {
+    // Nobody hears of the errors of a device that was lost.
     cudaStreamSynchronize(stream_);
+    use_stream_(nullptr);
     for (Stage& stage : stages_) {
       cudaFreeHost(stage.data);
       cudaEventDestroy(stage.read);
@@ -66,7 +69,6 @@ class StreamAllocator final : public DeviceAllocator {
   }
 
   Device device() const override { return {Device::Kind::kCuda, index_}; }
-  void* stream() const override { return stream_; }
   std::unique_ptr<Allocator> make_host_allocator() const override { return std::make_unique<PinnedAllocator>(); }
 
   void zero(void* data, size_t bytes) override {
@@ -125,6 +127,7 @@ class StreamAllocator final : public DeviceAllocator {
   static void free_segment(void* data) { cudaFree(data); }
 
   int index_;
+  UseStream use_stream_;
   cudaStream_t stream_ = nullptr;
   std::array<Stage, 2> stages_;
   size_t turn_ = 0;
@@ -134,8 +137,8 @@ class StreamAllocator final : public DeviceAllocator {
 
 }  // namespace
 
-std::unique_ptr<DeviceAllocator> make_device_allocator(int index) {
-  return std::make_unique<StreamAllocator>(index);
+std::unique_ptr<Allocator> make_device_allocator(int index, UseStream use_stream) {
+  return std::make_unique<DeviceAllocator>(index, use_stream);
 }
 
 }  // namespace automodel::cuda

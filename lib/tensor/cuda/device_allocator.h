@@ -8,12 +8,10 @@
 
 namespace automodel::cuda {
 
-class DeviceAllocator : public Allocator {
- public:
-  virtual void* stream() const = 0;  // a cudaStream_t
-};
+// Told the stream (a cudaStream_t) when it is there, and nullptr before it goes.
+using UseStream = void (*)(void* stream);
 
 // Makes the device the calling thread's; used and destroyed on that thread. Throws Error(kDevice).
-std::unique_ptr<DeviceAllocator> make_device_allocator(int index);
+std::unique_ptr<Allocator> make_device_allocator(int index, UseStream use_stream);
 
 }  // namespace automodel::cuda

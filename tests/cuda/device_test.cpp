@@ -2,7 +2,6 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -11,26 +10,17 @@
 #include "cuda/backend.h"
 #include "support/distance.h"
 #include "support/mesh_job.h"
+#include "support/real_device.h"
 #include "support/tiny_models.h"
 
 using namespace automodel;
+using test::device_memory;
+using test::has_device;
 using test::MeshJob;
 using test::MeshSizes;
 using test::MeshTrace;
 
 namespace {
-
-// False, and says so, where there is no device.
-bool has_device() {
-  setenv("AUTOMODEL_CUDA_PLUGIN", AUTOMODEL_CUDA_PLUGIN_FILE, 0);
-  if (cuda::backend().usable()) return true;
-  MESSAGE("skipped: " << cuda::backend().why_not);
-  return false;
-}
-
-std::unique_ptr<Allocator> device_memory() {
-  return cuda::backend().plugin->make_allocator(0);
-}
 
 MeshTrace on_device(MeshJob job) {
   job.make_allocator = device_memory;
@@ -51,6 +41,20 @@ void check_near(const MeshTrace& device, const MeshTrace& cpu, double tolerance)
 }
 
 }  // namespace
+
+TEST_CASE("the plugin opens without a driver, knows its libraries, and its errors are the program's") {
+  bool usable = has_device();
+  const cuda::Plugin* plugin = cuda::backend().plugin;
+  REQUIRE(plugin != nullptr);
+  REQUIRE(plugin->kernels() != nullptr);
+  for (const cuda::LibraryVersion& library : plugin->find_libraries()) {
+    CAPTURE(library.name);
+    if (library.name == "CUDA runtime" || library.name == "cuBLASLt") CHECK_FALSE(library.version.empty());
+  }
+  CHECK_THROWS_AS(plugin->make_allocator(1000), Error);
+  CHECK_THROWS_AS(plugin->describe_device(1000), Error);
+  if (!usable) CHECK(cuda::backend().why_not.find("driver") != std::string::npos);
+}
 
 TEST_CASE("numbers of any count come back from a device as they went") {
   if (!has_device()) return;

@@ -24,7 +24,7 @@ bool runs(std::string_view entry, int major, int minor) {
 
 bool has_code(std::string_view architectures, int major, int minor) {
   while (!architectures.empty()) {
-    size_t end = std::min(architectures.find(';'), architectures.size());
+    size_t end = std::min(architectures.find(','), architectures.size());
     if (runs(architectures.substr(0, end), major, minor)) return true;
     architectures.remove_prefix(std::min(end + 1, architectures.size()));
   }

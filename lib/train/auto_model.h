@@ -3,7 +3,7 @@
 //   comm::World& world = ...;  // see run_as_rank() in train/ranks.h
 //   auto setup = distributed::DistributedSetup::build({.strategy = "fsdp2", .world_size = world.size()});
 //   auto model = AutoModelForCausalLM::from_pretrained("models/Llama-3.2-1B", world, {.distributed_setup = &setup});
-//   double loss = model->engine().evaluate(to_tokens(ids, model->engine().allocator()));
+//   double loss = model->engine().evaluate(to_tokens(ids, model->engine().token_memory()));
 //
 // Everything about the ranks is in the set-up: there are no arguments for sizes, plans or policies beside it.
 #pragma once

@@ -25,12 +25,12 @@ TEST_CASE("real code runs on devices of its major version, virtual code on all l
   CHECK(has_code("100f-real", 10, 3));
   CHECK_FALSE(has_code("100f-real", 12, 0));
   CHECK(has_code("80", 9, 0));
-  const char* release = "80-real;89-real;90a-real;100-real;120-real;120-virtual";
+  const char* release = "80-real,89-real,90a-real,100-real,120-real,120-virtual";
   for (auto [major, minor] : {std::pair(8, 0), {8, 6}, {8, 9}, {9, 0}, {10, 0}, {10, 3}, {12, 0}, {13, 0}})
     CHECK(has_code(release, major, minor));
   for (auto [major, minor] : {std::pair(7, 5), {11, 0}}) CHECK_FALSE(has_code(release, major, minor));
   CHECK_FALSE(has_code("", 9, 0));
-  CHECK_FALSE(has_code("native;all", 9, 0));
+  CHECK_FALSE(has_code("native,all", 9, 0));
 }
 
 TEST_CASE("a plugin of another version is refused, and says both versions") {

@@ -168,6 +168,11 @@ template <class T>
 requires std::is_arithmetic_v<T> || std::is_enum_v<T>
 void open(Opened&, T) {}
 
+const ops::Kernels*& guarded() {
+  static const ops::Kernels* kernels = &ops::cpu::table();
+  return kernels;
+}
+
 template <auto kernel, class F = std::remove_cvref_t<decltype(ops::Kernels{}.*kernel)>>
 struct Guarded;
 template <auto kernel, class... A>
@@ -175,7 +180,7 @@ struct Guarded<kernel, void (*)(A...)> {
   static void call(A... args) {
     Opened opened;
     (open(opened, args), ...);
-    (ops::cpu::table().*kernel)(args...);
+    (guarded()->*kernel)(args...);
   }
 };
 
@@ -202,6 +207,10 @@ const ops::Kernels& guarded_kernels() {
 #undef AUTOMODEL_KERNEL
   };
   return table;
+}
+
+void guard(const ops::Kernels& kernels) {
+  guarded() = &kernels;
 }
 
 const cuda::Plugin& guarded_plugin() {

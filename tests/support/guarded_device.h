@@ -14,6 +14,8 @@ namespace automodel::test {
 std::unique_ptr<Allocator> make_guarded_allocator(int index = 0);
 // The kernels of the device; an argument that is not in memory of such devices is Error(kBug).
 const ops::Kernels& guarded_kernels();
+// From now on they do what these do; at first those of the CPU. For tests of one thread.
+void guard(const ops::Kernels& kernels);
 // A plugin with two such devices.
 const cuda::Plugin& guarded_plugin();
 

@@ -33,7 +33,7 @@ struct LibraryVersion {
 
 struct Plugin {
   uint32_t version = kPluginVersion;  // stays the first member
-  const char* program_version = "";  // of automodel, for which it was built
+  const char* program_version = "";   // of automodel, for which it was built
   // The devices that can be used; 0: `why_none` becomes a clause that says why ("the driver ...").
   int (*count_devices)(std::string& why_none) = nullptr;
   // Throw Error(kDevice).

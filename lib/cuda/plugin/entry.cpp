@@ -4,8 +4,9 @@
 #include "core/error.h"
 #include "cuda/architectures.h"
 #include "cuda/plugin.h"
-#include "cuda/plugin/kernels.h"
 #include "cuda/plugin/libraries.h"
+#include "ops/cuda/runtime.h"
+#include "ops/cuda/table.h"
 #include "tensor/cuda/device_allocator.h"
 
 namespace automodel::cuda {
@@ -66,8 +67,12 @@ int count_devices(std::string& reason) {
   return devices;
 }
 
+const ops::Kernels* kernels() {
+  return &ops::cuda::table();
+}
+
 std::unique_ptr<Allocator> make_allocator(int index) {
-  return make_device_allocator(index, use_stream);
+  return make_device_allocator(index, ops::cuda::use_stream);
 }
 
 }  // namespace
@@ -79,7 +84,7 @@ extern "C" __attribute__((visibility("default"))) const automodel::cuda::Plugin*
                              .count_devices = count_devices,
                              .describe_device = describe_device,
                              .make_allocator = make_allocator,
-                             .kernels = kernel_table,
+                             .kernels = kernels,
                              .find_libraries = find_libraries};
   return &plugin;
 }

@@ -28,43 +28,9 @@ TEST_CASE("kernels of a device agree with the CPU's") {
                   [&](void* to, const void* from, size_t bytes) { allocator->download(to, from, bytes); },
                   [](int) {},
                   true};
-  SUBCASE("elementwise") {
-    check_elementwise(machine);
-  }
-  SUBCASE("activations") {
-    check_activations(machine);
-  }
-  SUBCASE("dropout") {
-    check_dropout(machine);
-  }
-  SUBCASE("products") {
-    check_products(machine);
-  }
-  SUBCASE("sums") {
-    check_sums(machine);
-  }
-  SUBCASE("norms") {
-    check_norms(machine);
-  }
-  SUBCASE("embedding") {
-    check_embedding(machine);
-  }
-  SUBCASE("rope") {
-    check_rope(machine);
-  }
-  SUBCASE("losses") {
-    check_losses(machine);
-  }
-  SUBCASE("optimizer") {
-    check_optimizer(machine);
-  }
-  SUBCASE("experts") {
-    check_experts(machine);
-  }
-  SUBCASE("decoding") {
-    check_decoding(machine);
-  }
-  SUBCASE("attention") {
-    check_attention(machine);
+  for (const ops::test::Check& check : ops::test::checks()) {
+    SUBCASE(check.name) {
+      check.run(machine);
+    }
   }
 }

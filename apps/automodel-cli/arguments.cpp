@@ -2,6 +2,7 @@
 // parses: every --key that is no flag of the command, with its value.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <map>
 
 #include "commands.h"
 #include "core/error.h"
@@ -48,6 +49,16 @@ void add_format(CLI::App& command, train::Format& format) {
       [&format](const std::string& name) { format = name == "json" ? train::Format::kJson : train::Format::kText; },
       "How results are printed: text or json");
   option->type_name("FORMAT")->check(CLI::IsMember({"text", "json"}).description(""))->default_str("text");
+}
+
+void add_device(CLI::App& command, train::DeviceChoice& device) {
+  using train::DeviceChoice;
+  const std::map<std::string, DeviceChoice> names{
+      {"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}};
+  auto* option = command.add_option_function<std::string>(
+      "--device", [&device, names](const std::string& name) { device = names.at(name); },
+      "What to compute on: auto (cuda where it can be used), cpu or cuda");
+  option->type_name("DEVICE")->check(CLI::IsMember({"auto", "cpu", "cuda"}).description(""))->default_str("auto");
 }
 
 bool plans_as_json(const std::vector<std::string>& arguments) {

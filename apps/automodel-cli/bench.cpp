@@ -30,6 +30,7 @@ void add_bench(CLI::App& app, Context& context) {
   command.add_option("--stage-layers", mesh.stage_layers, "Layers of each pipeline stage, 2,4,4,2 (default: equal)")
       ->delimiter(',')
       ->check(CLI::PositiveNumber);
+  add_device(command, options->shape.device);
   add_format(command, options->format);
   command.callback([options, &context] {
     context.action = [options, &context] {

@@ -35,6 +35,8 @@ void add_recipe(CLI::App& command, Context& context, std::string& path);
 // The recipe with the overrides of the command line. Throws Error(kUsage) when no recipe was named.
 train::RecipeSource recipe_source(const std::string& path, const Context& context, const std::string& command);
 void add_format(CLI::App& command, train::Format& format);
+// --device, for commands without a recipe.
+void add_device(CLI::App& command, train::DeviceChoice& device);
 // Whether argv asks for a plan in JSON, whatever else is wrong with it.
 bool plans_as_json(const std::vector<std::string>& arguments);
 

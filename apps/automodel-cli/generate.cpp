@@ -36,6 +36,7 @@ void add_generate(CLI::App& app, Context& context) {
       ->check(CLI::Range(1e-9, 1.0))
       ->capture_default_str();
   command.add_option("--seed", options->seed, "Seed of the choices")->type_name("S")->capture_default_str();
+  add_device(command, options->device);
   add_format(command, options->format);
   command.footer(
       "  automodel generate checkpoints/quickstart/LATEST --prompt \"// \" --max-new-tokens 200\n"

@@ -15,9 +15,10 @@
 namespace automodel::checkpoint {
 namespace {
 
-constexpr int64_t kRun = int64_t{1} << 20;  // elements one thread copies at a time
-constexpr int64_t kRows = 64;               // rows and columns of a transposed tile
-constexpr size_t kListed = 40;              // names per class in a message
+constexpr int64_t kRun = int64_t{1} << 20;     // elements one thread copies at a time
+constexpr int64_t kRows = 64;                  // rows and columns of a transposed tile
+constexpr size_t kListed = 40;                 // names per class in a message
+constexpr size_t kStaged = size_t{256} << 20;  // bytes on their way to a device at a time
 
 // How the model's names become the file's.
 struct Naming {
@@ -182,6 +183,48 @@ void copy(const Work& work) {
   }
 }
 
+void copy(const std::vector<Work>& work) {
+  auto count = static_cast<int64_t>(work.size());
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t i = 0; i < count; ++i) copy(work[static_cast<size_t>(i)]);
+}
+
+// The copies that fill one slice, at `to` in host memory.
+void add_work(std::vector<Work>& work, const SourceTensor& source, const LoadSlice& slice, void* to) {
+  for (const Piece& piece : pieces_of(slice.region, kRun, kRows))
+    work.push_back({source.bytes().data(), source.tensor->dtype, static_cast<std::byte*>(to), slice.dtype, piece});
+}
+
+// Slices in the memory of a device, by way of the host's, some at a time.
+class DeviceLoad {
+ public:
+  void add(const SourceTensor& source, const LoadSlice& slice) {
+    size_t bytes = static_cast<size_t>(count_of(slice.region)) * size_of(slice.dtype);
+    if (bytes == 0) return;
+    if (!parts_.empty() && bytes_ + bytes > kStaged) flush();
+    parts_.push_back({std::vector<std::byte>(bytes), slice.device, slice.destination});
+    bytes_ += bytes;
+    add_work(work_, source, slice, parts_.back().host.data());
+  }
+  void flush() {
+    copy(work_);
+    for (Part& part : parts_) part.device->upload(part.destination, part.host.data(), part.host.size());
+    work_.clear();
+    parts_.clear();
+    bytes_ = 0;
+  }
+
+ private:
+  struct Part {
+    std::vector<std::byte> host;
+    Allocator* device;
+    void* destination;
+  };
+  std::vector<Part> parts_;
+  std::vector<Work> work_;
+  size_t bytes_ = 0;
+};
+
 }  // namespace
 
 LoadSummary load(const TensorSet& source, std::span<const LoadSlice> slices, const LoadOptions& options) {
@@ -189,18 +232,19 @@ LoadSummary load(const TensorSet& source, std::span<const LoadSlice> slices, con
   LoadSummary summary = loader.account(slices);
 
   std::vector<Work> work;
+  DeviceLoad device;
   for (const auto& slice : slices) {
     const SourceTensor* found = loader.resolve(slice.region.name);
     AM_CHECK(found != nullptr && found->tensor->shape == stored_shape(slice.region), Fault::kBug,
              "'{}' of shape {} is not among the tensors expected", slice.region.name, shape_text(slice.region.shape));
     summary.bytes += static_cast<uint64_t>(count_of(slice.region)) * size_of(slice.dtype);
-    for (const Piece& piece : pieces_of(slice.region, kRun, kRows))
-      work.push_back({found->bytes().data(), found->tensor->dtype, static_cast<std::byte*>(slice.destination),
-                      slice.dtype, piece});
+    if (slice.device != nullptr)
+      device.add(*found, slice);
+    else
+      add_work(work, *found, slice, slice.destination);
   }
-  auto count = static_cast<int64_t>(work.size());
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t i = 0; i < count; ++i) copy(work[static_cast<size_t>(i)]);
+  copy(work);
+  device.flush();
   return summary;
 }
 

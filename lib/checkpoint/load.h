@@ -10,6 +10,7 @@
 
 #include "checkpoint/region.h"
 #include "checkpoint/tensor_set.h"
+#include "tensor/allocator.h"
 
 namespace automodel::checkpoint {
 
@@ -17,6 +18,7 @@ struct LoadSlice {
   Region region;
   DType dtype = DType::kF32;    // of the destination
   void* destination = nullptr;  // count_of(region) elements
+  Allocator* device = nullptr;  // the destination is its memory; null: of the host
 };
 
 struct ExpectedTensor {

@@ -14,6 +14,7 @@
 #include "checkpoint/region.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/signature.h"
+#include "tensor/allocator.h"
 
 namespace automodel::checkpoint {
 
@@ -30,6 +31,7 @@ struct SaveSlice {
   Region region;
   DType dtype = DType::kF32;     // of the source; converted to the stored type
   const void* source = nullptr;  // count_of(region) elements
+  Allocator* device = nullptr;   // the source is its memory; null: of the host
 };
 
 struct TensorGroup {

@@ -41,6 +41,14 @@ void write_piece(const Target& target, const SaveSlice& slice, const Piece& piec
   }
 }
 
+// The slice in host memory, which may be `copy`.
+SaveSlice on_host(const SaveSlice& slice, std::vector<std::byte>& copy) {
+  if (slice.device == nullptr) return slice;
+  copy.resize(static_cast<size_t>(count_of(slice.region)) * size_of(slice.dtype));
+  if (!copy.empty()) slice.device->download(copy.data(), slice.source, copy.size());
+  return {slice.region, slice.dtype, copy.data()};
+}
+
 }  // namespace
 
 std::vector<PlannedFile> plan_model_files(const std::vector<TensorSpec>& tensors, uint64_t max_bytes) {
@@ -88,7 +96,7 @@ void create_file(const fs::path& folder, const PlannedFile& file) {
 
 uint64_t write_slices(const fs::path& folder, std::span<const PlannedFile> files, std::span<const SaveSlice> slices) {
   uint64_t written = 0;
-  std::vector<std::byte> buffer;
+  std::vector<std::byte> buffer, downloaded;
   std::map<std::string, OutputFile> open;
   for (const auto& slice : slices) {
     const StoredTensor* tensor = nullptr;
@@ -100,8 +108,9 @@ uint64_t write_slices(const fs::path& folder, std::span<const PlannedFile> files
              "tensor '{}' is {} of {} and was planned as {} of {}", slice.region.name, name_of(slice.dtype),
              shape_text(stored_shape(slice.region)), name_of(tensor->dtype), shape_text(tensor->shape));
     auto [out, fresh] = open.try_emplace(holder->name, folder / holder->name);
+    SaveSlice here = on_host(slice, downloaded);
     for (const Piece& piece : pieces_of(slice.region, kBuffer, INT64_MAX))
-      write_piece({out->second, *tensor}, slice, piece, buffer);
+      write_piece({out->second, *tensor}, here, piece, buffer);
     written += static_cast<uint64_t>(count_of(slice.region));
   }
   for (auto& [name, out] : open) out.sync();

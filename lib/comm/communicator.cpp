@@ -58,20 +58,29 @@ void Pending::give_up() noexcept {
 
 namespace {
 
+void check_reach(const Communicator& c, const char* call, ConstBuffer buffer) {
+  AM_CHECK(c.reaches(buffer.device), Fault::kBug, "{} on '{}': memory of {}:{} is out of its reach", call, c.name(),
+           automodel::name_of(buffer.device), buffer.device.index);
+}
+
 bool can_reduce(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF64 || dtype == DType::kI32 ||
          dtype == DType::kI64 || dtype == DType::kU8;
 }
 
-void check_reducible(const Communicator& c, const char* call, DType dtype) {
-  AM_CHECK(can_reduce(dtype), Fault::kBug,
+void check_reducible(const Communicator& c, const char* call, ConstBuffer buffer) {
+  AM_CHECK(can_reduce(buffer.dtype), Fault::kBug,
            "{} on '{}': cannot reduce {}; use float32, bfloat16, float64, int32, int64 or uint8", call, c.name(),
-           automodel::name_of(dtype));
+           automodel::name_of(buffer.dtype));
+  check_reach(c, call, buffer);
 }
 
 void check_slices(const Communicator& c, const char* call, ConstBuffer whole, ConstBuffer slice) {
   AM_CHECK(whole.dtype == slice.dtype, Fault::kBug, "{} on '{}': the buffers have types {} and {}", call, c.name(),
            automodel::name_of(whole.dtype), automodel::name_of(slice.dtype));
+  AM_CHECK(whole.device == slice.device, Fault::kBug, "{} on '{}': the buffers are of {}:{} and {}:{}", call, c.name(),
+           automodel::name_of(whole.device), whole.device.index, automodel::name_of(slice.device), slice.device.index);
+  check_reach(c, call, whole);
   AM_CHECK(whole.count == c.size() * slice.count, Fault::kBug,
            "{} on '{}': {} elements are not {} slices of {} elements", call, c.name(), whole.count, c.size(),
            slice.count);
@@ -91,7 +100,7 @@ int64_t checked_sum(const Communicator& c, std::span<const int64_t> counts) {
 }  // namespace
 
 Pending Communicator::start_all_reduce(Buffer data, Reduce op) {
-  check_reducible(*this, "all_reduce", data.dtype);
+  check_reducible(*this, "all_reduce", data);
   if (data.count == 0) return {};
   return do_all_reduce(data, op);
 }
@@ -103,7 +112,7 @@ Pending Communicator::start_all_gather(Buffer out, ConstBuffer in) {
 }
 
 Pending Communicator::start_reduce_scatter(Buffer out, ConstBuffer in, Reduce op) {
-  check_reducible(*this, "reduce_scatter", in.dtype);
+  check_reducible(*this, "reduce_scatter", in);
   check_slices(*this, "reduce_scatter", in, out);
   if (out.count == 0) return {};
   return do_reduce_scatter(out, in, op);
@@ -112,6 +121,7 @@ Pending Communicator::start_reduce_scatter(Buffer out, ConstBuffer in, Reduce op
 Pending Communicator::start_broadcast(Buffer data, int root) {
   AM_CHECK(root >= 0 && root < size_, Fault::kBug, "broadcast on '{}': root {} is not one of {} ranks", name_, root,
            size_);
+  check_reach(*this, "broadcast", data);
   if (data.count == 0) return {};
   return do_broadcast(data, root);
 }
@@ -125,6 +135,8 @@ Pending Communicator::start_all_to_all(Buffer out, ConstBuffer in, std::span<con
   AM_CHECK(send_bytes[static_cast<size_t>(rank_)] == receive_bytes[static_cast<size_t>(rank_)], Fault::kBug,
            "all_to_all on '{}': rank {} sends itself {} bytes and expects {}", name_, rank_,
            send_bytes[static_cast<size_t>(rank_)], receive_bytes[static_cast<size_t>(rank_)]);
+  check_reach(*this, "all_to_all", out);
+  check_reach(*this, "all_to_all", in);
   return do_all_to_all(out, in, send_bytes, receive_bytes);
 }
 
@@ -134,6 +146,7 @@ Pending Communicator::start_exchange(std::span<const Transfer> transfers) {
              t.peer, size_);
     AM_CHECK(t.tag >= 0 && t.tag <= Transfer::kMaxTag, Fault::kBug, "exchange on '{}': tag {} is not in 0..{}", name_,
              t.tag, Transfer::kMaxTag);
+    check_reach(*this, "exchange", t.data);
   }
   if (transfers.empty()) return {};
   return do_exchange(transfers);

@@ -1,5 +1,6 @@
-// Ranks that can talk, over raw host buffers. Calls are collective: every member of a communicator makes the same calls
-// in the same order (point-to-point transfers only between the two ranks they name).
+// Ranks that can talk, over raw buffers: of the host, or of a device where the backend says so (comm/staged.h). Calls
+// are collective: every member of a communicator makes the same calls in the same order (point-to-point transfers only
+// between the two ranks they name).
 //
 // Law: a reduction adds in one canonical order, a binary tree over the rank index, ((0+1)+(2+3))+..., never in the
 // order of arrival. The tree of n ranks joins neighbours level by level, an odd last one moves up alone. So repetition
@@ -24,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/device.h"
 #include "core/dtype.h"
 
 namespace automodel::comm {
@@ -34,6 +36,7 @@ struct Buffer {
   void* data = nullptr;
   int64_t count = 0;  // elements
   DType dtype = DType::kU8;
+  Device device{};
 
   int64_t bytes() const { return count * static_cast<int64_t>(size_of(dtype)); }
 };
@@ -42,10 +45,13 @@ struct ConstBuffer {
   const void* data = nullptr;
   int64_t count = 0;
   DType dtype = DType::kU8;
+  Device device{};
 
   ConstBuffer() = default;
-  ConstBuffer(const void* data, int64_t count, DType dtype) : data(data), count(count), dtype(dtype) {}
-  ConstBuffer(const Buffer& buffer) : data(buffer.data), count(buffer.count), dtype(buffer.dtype) {}  // NOLINT
+  ConstBuffer(const void* data, int64_t count, DType dtype, Device device = {})
+      : data(data), count(count), dtype(dtype), device(device) {}
+  ConstBuffer(const Buffer& buffer)  // NOLINT
+      : ConstBuffer(buffer.data, buffer.count, buffer.dtype, buffer.device) {}
   int64_t bytes() const { return count * static_cast<int64_t>(size_of(dtype)); }
 };
 
@@ -93,7 +99,7 @@ struct Transfer {
   int tag = 0;  // 0..kMaxTag
 
   static Transfer send(int to, ConstBuffer data, int tag = 0) {
-    return {Direction::kSend, to, {const_cast<void*>(data.data), data.count, data.dtype}, tag};
+    return {Direction::kSend, to, {const_cast<void*>(data.data), data.count, data.dtype, data.device}, tag};
   }
   static Transfer receive(int from, Buffer data, int tag = 0) { return {Direction::kReceive, from, data, tag}; }
 };
@@ -139,6 +145,9 @@ class Communicator {
   int size() const { return size_; }
   // What messages and records call it: "world", or the mesh axes it runs along ("dp_shard_cp").
   const std::string& name() const { return name_; }
+
+  // Whether buffers may be memory of `device`; other buffers are Error(kBug).
+  virtual bool reaches(Device device) const { return !device.is_cuda(); }
 
   // Every rank calls; ranks with the same color form a communicator, ordered by (key, rank). Color < 0: none, gives
   // null.

@@ -58,6 +58,8 @@ class RecordingCommunicator final : public Communicator {
         inner_(std::move(inner)),
         recorder_(std::move(recorder)) {}
 
+  bool reaches(Device device) const override { return inner_ == nullptr || inner_->reaches(device); }
+
   std::unique_ptr<Communicator> split(int color, int key, std::string name) override {
     AM_CHECK(inner_ != nullptr, Fault::kBug,
              "split '{}': a plan cannot ask other ranks for their colors; name the members with group()", name);

@@ -1,4 +1,5 @@
-// Where a tensor lives. `meta` has no memory at all: shapes and sizes only (planning).
+// Where a tensor lives. `meta` has no memory at all: shapes and sizes only (planning). The host reads and writes memory
+// of `cpu` alone.
 #pragma once
 
 namespace automodel {

@@ -14,6 +14,8 @@ namespace automodel::engine {
 
 namespace {
 
+constexpr int64_t kLosses = 64;  // that the device keeps before the host reads them
+
 // Runs of equal multipliers over a shard; what lies between Params (padding, always zero) joins the run before it.
 std::vector<optim::AdamRun> runs_of(const parallel::Unit& unit,
                                     const std::map<const nn::Param*, optim::Multipliers>& multipliers) {
@@ -45,7 +47,9 @@ Engine::Engine(models::CausalLM& model, const parallel::Groups& groups, Allocato
       groups_(groups),
       ranks_(*groups.data, options.unit.shard ? options.unit.replicas : groups.data->size()),
       allocator_(allocator),
-      options_(options) {
+      host_memory_(allocator.make_host_allocator()),
+      options_(options),
+      losses_(Tensor::empty({kLosses}, DType::kF64, allocator, MemoryClass::kWorkspace)) {
   model.place(groups.model.tp_rank(), groups.model.tp_size());
   tensor_ranks_ = parallel::TensorRanks(groups.model, model.params());
   place_stages();
@@ -124,8 +128,8 @@ std::vector<StateSlice> Engine::state() const {
   std::vector<StateSlice> out;
   for (size_t u = 0; u < units_.size(); ++u)
     for (const parallel::Piece& piece : units_[u]->pieces()) {
-      auto at = [&](const Tensor& t) { return t.raw() == nullptr ? nullptr : t.data<float>() + piece.flat; };
-      StateSlice slice{piece.param, piece.begin, piece.end, at(units_[u]->master()), nullptr, nullptr, true};
+      auto at = [&](const Tensor& t) { return t.narrow(piece.flat, piece.end - piece.begin); };
+      StateSlice slice{piece.param, piece.begin, piece.end, at(units_[u]->master()), {}, {}, true};
       slice.saved = units_[u]->ranks().replicate().rank() == 0 && speaks_for(*piece.param);
       if (options_.trains) {
         slice.exp_avg = at(states_[u].exp_avg());
@@ -148,18 +152,41 @@ void Engine::publish() {
 }
 
 void Engine::initialise(uint64_t seed) {
-  for (const StateSlice& slice : state()) nn::initialise(*slice.param, seed, slice.begin, slice.end, slice.master);
+  std::vector<float> values;
+  for (const StateSlice& slice : state()) {
+    if (slice.master.device().is_cpu()) {
+      nn::initialise(*slice.param, seed, slice.begin, slice.end, slice.master.data<float>());
+      continue;
+    }
+    values.resize(static_cast<size_t>(slice.end - slice.begin));
+    nn::initialise(*slice.param, seed, slice.begin, slice.end, values.data());
+    upload(slice.master, values);
+  }
   publish();
+}
+
+void Engine::keep_loss(const Tensor& loss) {
+  if (kept_losses_ == kLosses) loss_sum_ = take_losses();
+  copy(losses_.narrow(kept_losses_++, 1), loss);
+}
+
+// The sum of the step's losses in their order; there are none afterwards.
+double Engine::take_losses() {
+  double sum = std::exchange(loss_sum_, 0);
+  for (double loss : to_host<double>(losses_.narrow(0, std::exchange(kept_losses_, 0)))) sum += loss;
+  return sum;
 }
 
 StepResult Engine::step(const StepInput& input) {
   float scale = input.label_tokens > 0 ? static_cast<float>(1.0 / static_cast<double>(input.label_tokens)) : 0.0f;
-  double sum = 0;
+  kept_losses_ = 0;
+  loss_sum_ = 0;
   for (size_t m = 0; m < input.microbatches.size(); ++m) {
     bool last = m + 1 == input.microbatches.size();
-    sum += train_batch(input.microbatches[m], scale, last || !options_.defer_reduce);
+    train_batch(input.microbatches[m], scale, last || !options_.defer_reduce);
   }
   if (inspect_) inspect_(units_);
+  double sum = take_losses();
   StepResult result;
   if (input.label_tokens > 0) {
     sum = ranks_.all().reduced(sum, comm::Reduce::kSum);
@@ -180,15 +207,16 @@ float Engine::gradient_norm() const {
 void Engine::refuse_gradients(float norm) const {
   for (const auto& unit : units_)
     for (const parallel::Piece& piece : unit->pieces()) {
-      const float* begin = unit->gradient().data<float>() + piece.flat;
-      const float* bad =
-          std::find_if_not(begin, begin + (piece.end - piece.begin), [](float x) { return std::isfinite(x); });
-      if (bad != begin + (piece.end - piece.begin))
+      auto gradient = to_host<float>(unit->gradient().narrow(piece.flat, piece.end - piece.begin));
+      auto bad = std::ranges::find_if_not(gradient, [](float x) { return std::isfinite(x); });
+      if (bad != gradient.end())
         fail(Fault::kRun,
              "update {}: the gradient of {} is {} at element {}; lower the learning rate, or look at the data of this "
              "step",
              updates_ + 1, piece.param->name, *bad,
-             nn::runs_of(*piece.param, piece.begin + (bad - begin), piece.begin + (bad - begin) + 1)[0].whole);
+             nn::runs_of(*piece.param, piece.begin + (bad - gradient.begin()),
+                         piece.begin + (bad - gradient.begin()) + 1)[0]
+                 .whole);
     }
   fail(Fault::kRun, "update {}: the norm of the gradients is {}, because of a weight of another rank", updates_ + 1,
        norm);

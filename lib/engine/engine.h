@@ -59,6 +59,7 @@ struct EngineOptions {
 struct StepInput {
   // Every rank gives as many; those that share a batch (all but the data-parallel ranks) give the same. A rank without
   // data gives ignored labels.
+  // In memory of the engine's device, or of the host (token_memory()), which context-parallel ranks must be given.
   std::span<const nn::Tokens> microbatches;
   int64_t label_tokens = 0;  // in the global batch; 0: loss and gradients are 0
   double lr = 0;
@@ -75,9 +76,9 @@ struct StateSlice {
   nn::Param* param = nullptr;
   int64_t begin = 0;  // elements of the tensor-parallel rank's part of the weight (nn::runs_of), row-major
   int64_t end = 0;
-  float* master = nullptr;
-  float* exp_avg = nullptr;  // null, with exp_avg_sq, when the engine does not train
-  float* exp_avg_sq = nullptr;
+  Tensor master;   // f32 [end - begin], as the others
+  Tensor exp_avg;  // undefined, with exp_avg_sq, when the engine does not train
+  Tensor exp_avg_sq;
   bool saved = true;  // of the ranks that have these elements, one is to save them
 };
 
@@ -126,6 +127,8 @@ class Engine {
   // Sentences for the log: patterns that match nothing.
   const std::vector<std::string>& warnings() const { return warnings_; }
   Allocator& allocator() const { return allocator_; }
+  // Where batches are best made: memory of the host, which is the engine's own on the CPU.
+  Allocator& token_memory() const { return host_memory_ ? *host_memory_ : allocator_; }
 
   // Called with the loss gradient of the first microbatches reduced, before the update: tests read gradients here.
   using Inspect = std::function<void(const std::vector<std::unique_ptr<parallel::Unit>>&)>;
@@ -146,7 +149,6 @@ class Engine {
     float grad_scale = 0;
     bool reduces = false;            // the last call before the update, or every call reduces
     std::vector<int> last_of_stage;  // microbatch whose weight gradients come last, by stage
-    double loss = 0;
   };
 
   void place_stages();
@@ -160,6 +162,9 @@ class Engine {
   void gather_ahead(int from, int direction);
   void release_layers();
   nn::Tokens local_tokens(const nn::Tokens& batch, bool trains) const;
+  void bring_here(Tensor& tensor) const;
+  void keep_loss(const Tensor& loss);
+  double take_losses();
   autograd::Var forward(const autograd::Var& input, int stage, Pass& pass);
   autograd::CheckpointOptions checkpointing(int i);
   autograd::Var train_layer(int i, const autograd::Var& x, Pass& pass);
@@ -167,7 +172,7 @@ class Engine {
   Tensor backward_pass(Call& call, int stage, int microbatch, Tensor gradient, parallel::Work work);
   void weights_pass(Call& call, int stage, int microbatch);
   Tensor between_stages(const nn::Tokens& tokens) const;
-  double train_batch(const nn::Tokens& batch, float grad_scale, bool reduce);
+  void train_batch(const nn::Tokens& batch, float grad_scale, bool reduce);
   void run_schedule(Call& call, const nn::Tokens& batch);
   autograd::Var evaluate_stages(Pass& pass);
   void sum_tied_gradients();
@@ -186,6 +191,7 @@ class Engine {
   parallel::TensorRanks tensor_ranks_;
   parallel::TensorRanks apart_;  // of experts that are shared out: no two ranks have one in common
   Allocator& allocator_;
+  std::unique_ptr<Allocator> host_memory_;  // null: allocator_ is of the host
   EngineOptions options_;
   std::vector<parallel::LayerRange> stages_;  // of the whole pipeline
   std::vector<int> own_;                      // the stages of this rank
@@ -200,6 +206,10 @@ class Engine {
   std::vector<optim::AdamState> states_;
   std::vector<std::vector<optim::AdamRun>> runs_;
   parallel::Unit* reducing_ = nullptr;
+  // The losses of microbatches that the host has not read, so that it waits for the device once per step.
+  Tensor losses_;  // f64
+  int64_t kept_losses_ = 0;
+  double loss_sum_ = 0;  // of the step's losses that it has read
   int64_t updates_ = 0;
   std::vector<std::string> warnings_;
   Inspect inspect_;

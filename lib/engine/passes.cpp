@@ -67,26 +67,36 @@ void Engine::release_layers() {
     for (parallel::Unit* unit : units) unit->release();
 }
 
-// The batch as this rank's share of it.
+// Tokens that are in other memory.
+void Engine::bring_here(Tensor& tensor) const {
+  if (!tensor.defined() || tensor.device() == allocator_.device()) return;
+  Tensor here = Tensor::empty(tensor.shape(), tensor.dtype(), allocator_, MemoryClass::kWorkspace);
+  copy(here, tensor);
+  tensor = here;
+}
+
+// The batch as this rank's share of it, on its device.
 nn::Tokens Engine::local_tokens(const nn::Tokens& batch, bool trains) const {
   const nn::Parallel& ranks = groups_.model;
   int cp = ranks.cp == nullptr ? 1 : ranks.cp->size();
   parallel::ContextLayout layout(batch.sequence, cp, cp == 1 ? 0 : ranks.cp->rank());
   nn::Tokens tokens = cp == 1 ? batch : layout.local(batch, allocator_);
   tokens.parallel = &ranks;
+  for (Tensor* t : {&tokens.ids, &tokens.positions, &tokens.labels, &tokens.document_start, &tokens.samples})
+    bring_here(*t);
   if (!trains || !options_.dropout_seed) return tokens;
   tokens.dropout_key = Random(*options_.dropout_seed, "dropout").bits64(static_cast<uint64_t>(updates_));
   if ((!ranks.cuts_rows() && cp == 1) || !tokens.samples.defined()) return tokens;
   Interval rows = ranks.rows(tokens.count());
   tokens.places = Tensor::empty({rows.size(), 2}, DType::kI64, allocator_, MemoryClass::kWorkspace);
   if (allocator_.device().is_meta()) return tokens;
-  std::vector<int64_t> positions = layout.positions();
-  auto* place = tokens.places.data<int64_t>();
-  for (int64_t row = rows.begin; row < rows.end; ++row, place += 2) {
+  std::vector<int64_t> positions = layout.positions(), samples = to_host<int64_t>(batch.samples), places;
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
     bool real = row < tokens.count();
-    place[0] = real ? tokens.samples.data<int64_t>()[row / tokens.sequence] : 0;
-    place[1] = real ? positions[static_cast<size_t>(row % tokens.sequence)] : -1;
+    places.push_back(real ? samples[static_cast<size_t>(row / tokens.sequence)] : 0);
+    places.push_back(real ? positions[static_cast<size_t>(row % tokens.sequence)] : -1);
   }
+  upload(tokens.places, places);
   return tokens;
 }
 
@@ -165,7 +175,7 @@ Tensor Engine::forward_pass(Call& call, int stage, int microbatch, Tensor input)
     return x.value;
   }
   pass.output = model_.loss(x, pass.tokens, call.grad_scale).loss;
-  if (!allocator_.device().is_meta()) call.loss += *pass.output.value.data<double>();
+  keep_loss(pass.output.value);
   return {};
 }
 
@@ -193,8 +203,8 @@ Tensor Engine::between_stages(const nn::Tokens& tokens) const {
   return Tensor::empty({rows, model_.info().hidden_size}, options_.unit.param_dtype, allocator_);
 }
 
-// Loss of one batch, whose gradients are added to the step's. With `reduce` it is the last one before the update.
-double Engine::train_batch(const nn::Tokens& batch, float grad_scale, bool reduce) {
+// One batch, whose loss and gradients are added to the step's. With `reduce` it is the last one before the update.
+void Engine::train_batch(const nn::Tokens& batch, float grad_scale, bool reduce) {
   Call call;
   call.grad_scale = grad_scale;
   call.reduces = reduce;
@@ -211,7 +221,6 @@ double Engine::train_batch(const nn::Tokens& batch, float grad_scale, bool reduc
     begin_reduce(*root_);
   }
   finish_reductions();
-  return call.loss;
 }
 
 void Engine::run_schedule(Call& call, const nn::Tokens& batch) {
@@ -271,7 +280,7 @@ double Engine::evaluate(const nn::Tokens& batch) {
   double sum = 0;
   if (heads(own_.back())) {
     ops::HeadLoss head = model_.loss(x, pass.tokens, 0);
-    if (!allocator_.device().is_meta()) sum = *head.loss.value.data<double>();
+    sum = to_host<double>(head.loss.value)[0];
   }
   if (options_.pipeline) {
     release_layers();

@@ -31,7 +31,7 @@ ops::RoutedRows routed_rows(const Tokens& tokens, Allocator& allocator) {
     if (real.back() == 0) ++rows.padding;
   }
   rows.real = Tensor::empty({rows.count}, DType::kI32, allocator, MemoryClass::kWorkspace);
-  if (!allocator.device().is_meta()) allocator.copy(rows.real.raw(), real.data(), rows.real.bytes());
+  upload(rows.real, real);
   return rows;
 }
 
@@ -66,7 +66,7 @@ Var MoeMlp::forward(const Var& x, const Tokens& tokens) {
   ops::Router router{&router_.weight(), spec_.top_k, spec_.renormalise, {}};
   if (!bias_.empty()) {
     router.bias = Tensor::empty({spec_.experts}, DType::kF32, x.tape->allocator(), MemoryClass::kWorkspace);
-    if (router.bias.raw() != nullptr) x.tape->allocator().copy(router.bias.raw(), bias_.data(), router.bias.bytes());
+    upload(router.bias, bias_);
   }
   ops::RoutedRows routed = routed_rows(tokens, x.tape->allocator());
   ops::Balance balance;
@@ -97,8 +97,8 @@ void MoeMlp::collect(std::vector<Param*>& out) {
 }
 
 void MoeMlp::count_load(const ops::Routing& routing) {
-  if (routing.counts.device().is_meta()) return;
-  for (size_t e = 0; e < load_.size(); ++e) load_[e] += routing.counts.data<int32_t>()[e];
+  auto counts = to_host<int32_t>(routing.counts);
+  for (size_t e = 0; e < load_.size(); ++e) load_[e] += counts[e];
 }
 
 void MoeMlp::clear_load() {

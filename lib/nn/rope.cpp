@@ -46,8 +46,8 @@ ops::RopeTable Rope::table(int64_t positions, Allocator& allocator) {
       cos[static_cast<size_t>(p * half + i)] = static_cast<float>(std::cos(angle));
       sin[static_cast<size_t>(p * half + i)] = static_cast<float>(std::sin(angle));
     }
-  allocator.copy(table_.cos.raw(), cos.data(), cos.size() * sizeof(float));
-  allocator.copy(table_.sin.raw(), sin.data(), sin.size() * sizeof(float));
+  upload(table_.cos, cos);
+  upload(table_.sin, sin);
   return table_;
 }
 

@@ -8,7 +8,7 @@ namespace automodel::ops {
 
 // `tensor` is contiguous and outlives the operation.
 inline comm::Buffer buffer_of(const Tensor& tensor) {
-  return {tensor.raw(), tensor.numel(), tensor.dtype()};
+  return {tensor.raw(), tensor.numel(), tensor.dtype(), tensor.device()};
 }
 
 }  // namespace automodel::ops

@@ -11,11 +11,13 @@ namespace {
 
 // The copies for each of n experts: what the router counted, or equal shares where it did not run.
 std::vector<int64_t> counts_of(const Tensor& counts, int64_t copies) {
-  std::vector<int64_t> out(static_cast<size_t>(counts.numel()));
-  auto n = static_cast<int64_t>(out.size());
-  for (int64_t e = 0; e < n; ++e)
-    out[static_cast<size_t>(e)] = counts.device().is_meta() ? copies * (e + 1) / n - copies * e / n
-                                                            : static_cast<int64_t>(counts.data<int32_t>()[e]);
+  if (!counts.device().is_meta()) {
+    auto read = to_host<int32_t>(counts);
+    return {read.begin(), read.end()};
+  }
+  std::vector<int64_t> out;
+  int64_t n = counts.numel();
+  for (int64_t e = 0; e < n; ++e) out.push_back(copies * (e + 1) / n - copies * e / n);
   return out;
 }
 
@@ -74,14 +76,17 @@ void ExpertExchange::order_rows(const std::vector<int64_t>& received, int64_t ex
   from_ = Tensor::empty({here_rows()}, DType::kI32, allocator_, MemoryClass::kWorkspace);
   to_ = Tensor::empty({here_rows()}, DType::kI32, allocator_, MemoryClass::kWorkspace);
   if (allocator_.device().is_meta()) return;
+  std::vector<int32_t> from(static_cast<size_t>(here_rows())), to(from.size());
   std::vector<int64_t> next(offsets_.begin(), offsets_.end() - 1);
   int64_t at = 0;
   for (size_t i = 0; i < received.size(); ++i)
     for (int64_t c = 0; c < received[i]; ++c, ++at) {
       int64_t here = next[i % static_cast<size_t>(experts)]++;
-      from_.data<int32_t>()[here] = static_cast<int32_t>(at);
-      to_.data<int32_t>()[at] = static_cast<int32_t>(here);
+      from[static_cast<size_t>(here)] = static_cast<int32_t>(at);
+      to[static_cast<size_t>(at)] = static_cast<int32_t>(here);
     }
+  upload(from_, from);
+  upload(to_, to);
 }
 
 Tensor ExpertExchange::to_experts(const Tensor& home) const {

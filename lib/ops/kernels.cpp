@@ -1,8 +1,22 @@
 #include "ops/kernels.h"
 
+#include <atomic>
+
 #include "core/error.h"
 
 namespace automodel::ops {
+namespace {
+
+std::atomic<const Kernels*>& cuda_table() {
+  static std::atomic<const Kernels*> table{nullptr};
+  return table;
+}
+
+}  // namespace
+
+void set_cuda_kernels(const Kernels* table) {
+  cuda_table() = table;
+}
 
 const Kernels& kernels(Device device) {
   switch (device.kind) {
@@ -11,10 +25,10 @@ const Kernels& kernels(Device device) {
     case Device::Kind::kMeta:
       return meta::table();
     case Device::Kind::kCuda:
+      if (const Kernels* table = cuda_table()) return *table;
       break;
   }
-  fail(Fault::kDevice, "{}:{}: this build has no kernels for this device; use device: cpu", name_of(device),
-       device.index);
+  fail(Fault::kDevice, "{}:{}: no backend for this device was opened; use device: cpu", name_of(device), device.index);
 }
 
 HeadColumns fused_columns(const Tensor& qkv, const HeadLayout& layout) {

@@ -257,6 +257,10 @@ struct Kernels {
 // The table of a kind of device. Throws Error(kDevice) when this build or machine has none.
 const Kernels& kernels(Device device);
 
+// What kernels() gives for cuda devices from now on: the table of the backend that was opened, which lives as long as
+// the process. Null: none.
+void set_cuda_kernels(const Kernels* table);
+
 namespace cpu {
 // The best table for the instruction sets of this processor: AVX-512 (x86-64-v4 with or without avx512_bf16), AVX2
 // (x86-64-v3), or plain. AUTOMODEL_ISA=v4|v3|base in the environment asks for a lower one (tests, comparisons).

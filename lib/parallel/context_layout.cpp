@@ -46,13 +46,15 @@ Tensor ContextLayout::take(const Tensor& whole, int64_t batch, int32_t padding, 
   Tensor part = Tensor::empty(flat ? Shape{batch * local_sequence_} : Shape{batch, local_sequence_}, DType::kI32,
                               allocator, MemoryClass::kWorkspace);
   if (part.device().is_meta()) return part;
+  AM_CHECK(whole.device().is_cpu(), Fault::kBug, "context layout: the batch is in memory of {}",
+           name_of(whole.device()));
   std::vector<int32_t> taken;
   std::vector<int64_t> from = positions();
   taken.reserve(static_cast<size_t>(part.numel()));
   const auto* source = whole.data<int32_t>();
   for (int64_t row = 0; row < batch; ++row)
     for (int64_t position : from) taken.push_back(position < sequence_ ? source[row * sequence_ + position] : padding);
-  allocator.copy(part.raw(), taken.data(), part.bytes());
+  upload(part, taken);
   return part;
 }
 

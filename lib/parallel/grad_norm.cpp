@@ -30,6 +30,7 @@ float gradient_norm(const std::vector<std::unique_ptr<Unit>>& units, const NormR
   };
   Tensor all = Tensor::zeros({static_cast<int64_t>(kinds.size()) + 1}, DType::kF64, allocator, MemoryClass::kWorkspace);
   Tensor sum = all.narrow(0, 1);
+  std::vector<double> joined{0};
   for (size_t i = 0; i < kinds.size(); ++i) {
     Tensor total = kinds.size() == 1 ? sum : all.narrow(static_cast<int64_t>(i) + 1, 1);
     for (const auto& unit : units)
@@ -38,12 +39,12 @@ float gradient_norm(const std::vector<std::unique_ptr<Unit>>& units, const NormR
     add_over(total, kinds[i]->others());
     // All tensor-parallel ranks know the sum over the experts by now.
     bool known = kinds[i]->others() != nullptr && ranks.tp != nullptr && ranks.tp->rank() > 0;
-    if (kinds.size() > 1 && !known && !allocator.device().is_meta()) *sum.data<double>() += *total.data<double>();
+    if (kinds.size() > 1 && !known) joined[0] += to_host<double>(total)[0];
   }
+  if (kinds.size() > 1) upload(sum, joined);
   add_over(sum, ranks.tp);
   add_over(sum, ranks.pp);
-  if (allocator.device().is_meta()) return 0;
-  return static_cast<float>(std::sqrt(*sum.data<double>()));
+  return static_cast<float>(std::sqrt(to_host<double>(sum)[0]));
 }
 
 float clip_coefficient(float norm, double max_norm) {

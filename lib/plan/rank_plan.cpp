@@ -30,7 +30,7 @@ class PlannedRank {
  public:
   explicit PlannedRank(const RankRequest& request)
       : request_(request),
-        allocator_(make_meta_allocator()),
+        allocator_(make_meta_allocator(request.host_batches)),
         ranks_(comm::make_planning(
             request.rank, request.world_size, [this](const comm::CallRecord& call) { traffic_.add(call); },
             request.mesh == nullptr ? request.axis : "world")),
@@ -50,7 +50,7 @@ class PlannedRank {
       Tensor others =
           Tensor::empty({(held - run) * batch_bytes_of_one()}, DType::kU8, *allocator_, MemoryClass::kWorkspace);
       std::vector<nn::Tokens> tokens;
-      for (int64_t i = 0; i < run; ++i) tokens.push_back(tokens_of(request_.microbatch, *allocator_));
+      for (int64_t i = 0; i < run; ++i) tokens.push_back(tokens_of(request_.microbatch, engine_.token_memory()));
       if (request_.before_step) request_.before_step(groups_);
       engine_.step({.microbatches = tokens, .label_tokens = 1});
       if (request_.after_step) request_.after_step(groups_);
@@ -59,7 +59,7 @@ class PlannedRank {
 
   MemoryStats evaluate() {
     return watch([&] {
-      for (const BatchShape& shape : request_.evaluations) engine_.evaluate(tokens_of(shape, *allocator_));
+      for (const BatchShape& shape : request_.evaluations) engine_.evaluate(tokens_of(shape, engine_.token_memory()));
     });
   }
 
@@ -67,7 +67,7 @@ class PlannedRank {
   int64_t batch_bytes_of_one() {
     if (batch_bytes_ == 0) {
       int64_t before = allocator_->stats().current_total;
-      nn::Tokens tokens = tokens_of(request_.microbatch, *allocator_);
+      nn::Tokens tokens = tokens_of(request_.microbatch, engine_.token_memory());
       batch_bytes_ = allocator_->stats().current_total - before;
     }
     return batch_bytes_;

@@ -38,6 +38,7 @@ struct RankRequest {
   std::string axis = "world";
   BatchShape microbatch;
   int64_t accumulation = 1;             // microbatches of a step
+  bool host_batches = false;            // batches are made in memory that is not the device's
   std::vector<BatchShape> evaluations;  // batches of the validation sets: the largest of each
   // What the caller's ranks tell each other in every step besides the engine's own calls. May be empty.
   std::function<void(const parallel::JobGroups&)> before_step, after_step;

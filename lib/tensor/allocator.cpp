@@ -59,21 +59,30 @@ void Allocator::reset_peaks() {
 
 namespace {
 
+// Index 0 stands for the device, 1 for the memory of its host.
 class MetaAllocator final : public Allocator {
  public:
-  Device device() const override { return {Device::Kind::kMeta, 0}; }
+  MetaAllocator(int index, bool has_host) : index_(index), has_host_(has_host) {}
+  Device device() const override { return {Device::Kind::kMeta, index_}; }
   void zero(void*, size_t) override {}
   void copy(void*, const void*, size_t) override {}
+  std::unique_ptr<Allocator> make_host_allocator() const override {
+    return has_host_ ? std::make_unique<MetaAllocator>(1, false) : nullptr;
+  }
 
  protected:
   void* acquire(size_t) override { return nullptr; }
   void give_back(void*, size_t) noexcept override {}
+
+ private:
+  int index_;
+  bool has_host_;
 };
 
 }  // namespace
 
-std::unique_ptr<Allocator> make_meta_allocator() {
-  return std::make_unique<MetaAllocator>();
+std::unique_ptr<Allocator> make_meta_allocator(bool has_host) {
+  return std::make_unique<MetaAllocator>(0, has_host);
 }
 
 }  // namespace automodel

@@ -1,5 +1,5 @@
 // Memory of one rank on one device, counted by what it is for. Contexts are passed: every tensor knows the allocator it
-// came from, and the allocator must outlive it.
+// came from, and the allocator must outlive it. The host touches the memory of a device only by upload and download.
 #pragma once
 
 #include <array>
@@ -35,8 +35,15 @@ class Allocator {
   void* allocate(size_t bytes, MemoryClass memory_class);
   void release(void* data, size_t bytes, MemoryClass memory_class) noexcept;
 
+  // Of this device's memory. A device may do its work later than it is asked, but in that order.
   virtual void zero(void* data, size_t bytes) = 0;
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
+  // Between `host` memory and this device's. Both return when the host memory may be used: upload then has taken it,
+  // download has waited for the device to write it. Nothing happens on the meta device.
+  virtual void upload(void* to, const void* host, size_t bytes) { copy(to, host, bytes); }
+  virtual void download(void* host, const void* from, size_t bytes) { copy(host, from, bytes); }
+  // Host memory that this device copies fastest; null: this memory is the host's.
+  virtual std::unique_ptr<Allocator> make_host_allocator() const { return nullptr; }
 
   MemoryStats stats() const;
   // Peaks start again from what is in use now.
@@ -55,7 +62,7 @@ class Allocator {
 // blocks are joined with free neighbours and used again (best fit), segments are returned when the allocator dies.
 std::unique_ptr<Allocator> make_cpu_allocator();
 
-// Counts and hands out nothing.
-std::unique_ptr<Allocator> make_meta_allocator();
+// Counts and hands out nothing. `has_host`: it stands for a device whose host has memory of its own.
+std::unique_ptr<Allocator> make_meta_allocator(bool has_host = false);
 
 }  // namespace automodel

@@ -41,6 +41,11 @@ void Tensor::check_type(size_t size) const {
   AM_CHECK(size == size_of(dtype_), Fault::kBug, "a {} tensor was read as elements of {} bytes", name_of(dtype_), size);
 }
 
+void Tensor::check_elements(size_t size, int64_t count) const {
+  check_type(size);
+  AM_CHECK(count == numel(), Fault::kBug, "{} numbers for a tensor of shape {}", count, shape_.str());
+}
+
 Tensor Tensor::view(Shape shape) const {
   AM_CHECK(contiguous() && shape.numel() == numel(), Fault::kShape, "a tensor of shape {} cannot be viewed as {}",
            shape_.str(), shape.str());
@@ -80,12 +85,25 @@ Tensor Tensor::clone(MemoryClass memory_class) const {
   return t;
 }
 
+namespace {
+
+// Memory without an allocator is touched by the host.
+void check_host(const Tensor& tensor) {
+  AM_CHECK(tensor.device().is_cpu(), Fault::kBug, "memory of {} cannot be reached without its allocator",
+           name_of(tensor.device()));
+}
+
+void check_contiguous(const Tensor& tensor) {
+  AM_CHECK(tensor.contiguous(), Fault::kBug, "a view with gaps cannot be copied to or from the host");
+}
+
+}  // namespace
+
 void zero(const Tensor& tensor) {
   AM_CHECK(tensor.contiguous(), Fault::kBug, "a view with gaps cannot be zeroed");
-  if (Allocator* allocator = tensor.allocator())
-    allocator->zero(tensor.raw(), tensor.bytes());
-  else
-    std::memset(tensor.raw(), 0, tensor.bytes());
+  if (Allocator* allocator = tensor.allocator()) return allocator->zero(tensor.raw(), tensor.bytes());
+  check_host(tensor);
+  std::memset(tensor.raw(), 0, tensor.bytes());
 }
 
 void copy(const Tensor& to, const Tensor& from) {
@@ -93,10 +111,31 @@ void copy(const Tensor& to, const Tensor& from) {
            Fault::kShape, "cannot copy a tensor of shape {} ({}) to one of shape {} ({})", from.shape().str(),
            name_of(from.dtype()), to.shape().str(), name_of(to.dtype()));
   if (to.raw() == from.raw()) return;
-  if (Allocator* allocator = to.allocator())
-    allocator->copy(to.raw(), from.raw(), to.bytes());
-  else
-    std::memcpy(to.raw(), from.raw(), to.bytes());
+  if (to.device() != from.device()) {
+    if (from.device().is_cpu()) return upload(to, from.raw());
+    AM_CHECK(to.device().is_cpu() || to.device().is_meta(), Fault::kBug, "a tensor of {}:{} is copied to {}:{}",
+             name_of(from.device()), from.device().index, name_of(to.device()), to.device().index);
+    return to.device().is_cpu() ? download(to.raw(), from) : void();
+  }
+  if (Allocator* allocator = to.allocator()) return allocator->copy(to.raw(), from.raw(), to.bytes());
+  check_host(to);
+  std::memcpy(to.raw(), from.raw(), to.bytes());
+}
+
+void upload(const Tensor& to, const void* host) {
+  check_contiguous(to);
+  if (to.device().is_meta()) return;
+  if (Allocator* allocator = to.allocator()) return allocator->upload(to.raw(), host, to.bytes());
+  check_host(to);
+  if (to.bytes() > 0) std::memcpy(to.raw(), host, to.bytes());
+}
+
+void download(void* host, const Tensor& from) {
+  check_contiguous(from);
+  if (from.device().is_meta()) return;
+  if (Allocator* allocator = from.allocator()) return allocator->download(host, from.raw(), from.bytes());
+  check_host(from);
+  if (from.bytes() > 0) std::memcpy(host, from.raw(), from.bytes());
 }
 
 }  // namespace automodel

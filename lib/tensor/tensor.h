@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "core/dtype.h"
 #include "core/shape.h"
@@ -74,6 +75,9 @@ class Tensor {
   // Columns [begin, begin + count) of the last dim, as a matrix with row_stride() of the whole.
   Tensor columns(int64_t begin, int64_t count) const;
 
+  // Error(kBug) unless it has `count` elements of `size` bytes.
+  void check_elements(size_t size, int64_t count) const;
+
   // True when no other Tensor shares the memory, so that it may be overwritten.
   bool unique() const { return storage_.use_count() == 1; }
   bool shares_memory_with(const Tensor& other) const { return storage_ == other.storage_; }
@@ -91,7 +95,26 @@ class Tensor {
 };
 
 void zero(const Tensor& tensor);
-// Same shape and dtype; both contiguous.
+// Same shape and dtype; both contiguous. Of one device, or one of them of the host.
 void copy(const Tensor& to, const Tensor& from);
+
+// numel() numbers of the host to a contiguous tensor, and back; nothing on the meta device. The host memory may be used
+// when they return (Allocator::upload, download).
+void upload(const Tensor& to, const void* host);
+void download(void* host, const Tensor& from);
+// T has the size of dtype(), `numbers` as many elements as the tensor (kBug otherwise).
+template <class T>
+void upload(const Tensor& to, const std::vector<T>& numbers) {
+  to.check_elements(sizeof(T), static_cast<int64_t>(numbers.size()));
+  upload(to, static_cast<const void*>(numbers.data()));
+}
+// Zeros from the meta device.
+template <class T>
+std::vector<T> to_host(const Tensor& from) {
+  std::vector<T> numbers(static_cast<size_t>(from.numel()));
+  from.check_elements(sizeof(T), from.numel());
+  download(numbers.data(), from);
+  return numbers;
+}
 
 }  // namespace automodel

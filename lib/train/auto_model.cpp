@@ -100,17 +100,23 @@ ResolvedSetup resolve_setup(const LoadOptions& options) {
            "pass either distributed_setup or device_mesh, not both: the set-up has a mesh of its own");
   ResolvedSetup resolved;
   if (const auto* setup = options.distributed_setup) {
-    resolved = {setup->mesh_context,        setup->strategy_config,          setup->pipeline_config,
-                setup->moe_parallel_config, setup->activation_checkpointing, options.context_method};
+    resolved = {setup->mesh_context,
+                setup->strategy_config,
+                setup->pipeline_config,
+                setup->moe_parallel_config,
+                setup->activation_checkpointing,
+                options.context_method,
+                options.device};
   } else if (options.device_mesh != nullptr) {
     resolved.mesh_context = distributed::MeshContext(*options.device_mesh);
   }
+  resolved.device = options.device;
   return resolved;
 }
 
 PlacedModel::PlacedModel(ModelSource source, comm::World& world, const ResolvedSetup& setup,
                          const engine::EngineOptions& options)
-    : source_(std::move(source)), mesh_context_(setup.mesh_context), allocator_(make_cpu_allocator()) {
+    : source_(std::move(source)), mesh_context_(setup.mesh_context), device_(setup.device, world) {
   check(source_, world, setup);
   engine::EngineOptions placed = options;
   const auto strategy = setup.strategy_config.value_or(distributed::DDPConfig{});
@@ -120,16 +126,16 @@ PlacedModel::PlacedModel(ModelSource source, comm::World& world, const ResolvedS
                     .precision = distributed::precision_of(strategy, source_.storage),
                     .experts = setup.moe_parallel_config});
   if (!setup.strategy_config) {
-    alone_ = world.global().group(std::vector<int>{world.rank()}, "alone");
+    alone_ = device_.ranks().group(std::vector<int>{world.rank()}, "alone");
     groups_ = std::make_unique<parallel::JobGroups>(distributed::MeshContext(1), *alone_);
   } else {
-    groups_ = std::make_unique<parallel::JobGroups>(mesh_context_, world.global(),
+    groups_ = std::make_unique<parallel::JobGroups>(mesh_context_, device_.ranks(),
                                                     parallel::sharing_of(*setup.strategy_config, setup.context_method));
     if (setup.pipeline_config)
       placed.pipeline = make_pipeline(*setup.pipeline_config, *source_.model, mesh_context_.pp_size(),
                                       setup.pipeline_config->pp_batch_size);
   }
-  engine_ = std::make_unique<engine::Engine>(*source_.model, groups_->all(), *allocator_, placed);
+  engine_ = std::make_unique<engine::Engine>(*source_.model, groups_->all(), device_.allocator(), placed);
 }
 
 PlacedModel::~PlacedModel() = default;

@@ -3,7 +3,7 @@
 //   comm::World& world = ...;  // see run_as_rank() in train/ranks.h
 //   auto setup = distributed::DistributedSetup::build({.strategy = "fsdp2", .world_size = world.size()});
 //   auto model = AutoModelForCausalLM::from_pretrained("models/Llama-3.2-1B", world, {.distributed_setup = &setup});
-//   double loss = model->engine().evaluate(to_tokens(ids, model->engine().allocator()));
+//   double loss = model->engine().evaluate(to_tokens(ids, model->engine().token_memory()));
 //
 // Everything about the ranks is in the set-up: there are no arguments for sizes, plans or policies beside it.
 #pragma once
@@ -19,6 +19,7 @@
 #include "distributed/distributed_setup.h"
 #include "engine/engine.h"
 #include "parallel/job_groups.h"
+#include "train/device.h"
 #include "train/model_source.h"
 
 namespace automodel::train {
@@ -36,7 +37,8 @@ struct LoadOptions {
   std::string revision = "main";                      // of a hub id
   std::string cache_dir = "";                         // of the hub; empty: see checkpoint::ModelLocation
   uint64_t seed = 42;                                 // of initial weights
-  bool trains = true;                                 // false: without optimizer state; engine().step() is not there
+  DeviceChoice device = DeviceChoice::kAuto;
+  bool trains = true;  // false: without optimizer state; engine().step() is not there
   // The optimizer and clipping; the set-up and `trains` decide the rest.
   engine::EngineOptions engine = {};
 };
@@ -49,6 +51,7 @@ struct ResolvedSetup {
   std::optional<distributed::MoEParallelizerConfig> moe_parallel_config;
   distributed::ActivationCheckpointing activation_checkpointing = distributed::ActivationCheckpointing::kNone;
   ops::ContextMethod context_method = ops::ContextMethod::kAllGather;
+  DeviceChoice device = DeviceChoice::kAuto;
 };
 // Error(kUsage): both are given. Error(kConfig): the mesh has an axis of an unknown name.
 ResolvedSetup resolve_setup(const LoadOptions& options);
@@ -78,9 +81,9 @@ class PlacedModel {
  private:
   ModelSource source_;
   distributed::MeshContext mesh_context_;
+  RankDevice device_;
   std::unique_ptr<comm::Communicator> alone_;  // without a strategy
   std::unique_ptr<parallel::JobGroups> groups_;
-  std::unique_ptr<Allocator> allocator_;
   std::unique_ptr<engine::Engine> engine_;
 };
 

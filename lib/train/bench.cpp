@@ -18,8 +18,10 @@
 #include "models/registry.h"
 #include "ops/cpu/peak.h"
 #include "parallel/job_groups.h"
+#include "train/device.h"
 #include "train/pipeline_stages.h"
 #include "train/placement.h"
+#include "train/rates.h"
 #include "train/tokens.h"
 
 namespace automodel::train {
@@ -76,9 +78,12 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 // All ranks together; they measure at the same time, as they compute at the same time.
-double peak_of_all(comm::Communicator& ranks, DType dtype) {
+double peak_of_all(const RankDevice& device, DType dtype) {
+  comm::Communicator& ranks = device.ranks();
   ranks.barrier();
-  return ranks.reduced(ops::cpu::peak_flops(dtype, 0.3), comm::Reduce::kSum);
+  double mine =
+      device.device().is_cpu() ? ops::cpu::peak_flops(dtype, 0.3) : 1e9 * matmul_gflops(dtype, device.allocator());
+  return ranks.reduced(mine, comm::Reduce::kSum);
 }
 
 distributed::DistributedSetup setup_of(const BenchMesh& mesh, int ranks) {
@@ -162,7 +167,8 @@ std::string text_of(const BenchMesh& mesh) {
 }  // namespace
 
 BenchResult bench(const BenchShape& shape, comm::World& world) {
-  comm::Communicator& ranks = world.global();
+  RankDevice device(shape.device, world);
+  comm::Communicator& ranks = device.ranks();
   distributed::DistributedSetup setup = setup_of(shape.mesh, ranks.size());
   int64_t data_ranks = setup.mesh_context.data_ranks();
   AM_CHECK(shape.batch % data_ranks == 0, Fault::kUsage, "bench: {} rows cannot be shared by {} data-parallel ranks",
@@ -170,25 +176,24 @@ BenchResult bench(const BenchShape& shape, comm::World& world) {
   int64_t rows = shape.batch / data_ranks;
   parallel::JobGroups groups(setup.mesh_context, ranks,
                              parallel::sharing_of(setup.strategy_config, ops::ContextMethod::kAllGather));
-  auto allocator = make_cpu_allocator();
   auto model = models::build(config::parse_json(config_of(shape.model), shape.model));
-  engine::Engine engine(*model, groups.all(), *allocator, options_of(shape, setup, *model, rows));
+  engine::Engine engine(*model, groups.all(), device.allocator(), options_of(shape, setup, *model, rows));
   engine.initialise(1);
   // Ranks that share a batch get the same tokens.
-  nn::Tokens tokens =
-      random_tokens(shape, rows, model->info().vocab_size, setup.mesh_context.data_rank(ranks.rank()), *allocator);
+  nn::Tokens tokens = random_tokens(shape, rows, model->info().vocab_size, setup.mesh_context.data_rank(ranks.rank()),
+                                    engine.token_memory());
   engine::StepInput input{std::span(&tokens, 1), shape.batch * shape.sequence, 1e-4, 0.1};
 
   for (int i = 0; i < 2; ++i) engine.step(input);
   std::vector<double> times;
-  double peak = peak_of_all(ranks, shape.dtype);
+  double peak = peak_of_all(device, shape.dtype);
   for (int64_t i = 0; i < shape.steps; ++i) {
     ranks.barrier();
     auto start = std::chrono::steady_clock::now();
     engine.step(input);
     times.push_back(ranks.reduced(seconds_since(start), comm::Reduce::kMax));
   }
-  peak = (peak + peak_of_all(ranks, shape.dtype)) / 2;
+  peak = (peak + peak_of_all(device, shape.dtype)) / 2;
 
   std::ranges::nth_element(times, times.begin() + static_cast<int64_t>(times.size() / 2));
   BenchResult result;
@@ -197,6 +202,7 @@ BenchResult bench(const BenchShape& shape, comm::World& world) {
   result.share_of_peak = result.gflops * 1e9 / peak;
   result.peak_rss_mb = ranks.reduced(peak_rss_mb(), comm::Reduce::kMax);
   result.threads = omp_get_max_threads();
+  result.device = name_of(device.device());
   return result;
 }
 
@@ -207,6 +213,7 @@ std::string to_json(const BenchShape& shape, const BenchResult& r, int ranks) {
                         {"seq", shape.sequence},
                         {"ranks", ranks},
                         {"threads", r.threads},
+                        {"device", r.device},
                         {"mesh", json_of(shape.mesh, ranks)},
                         {"tokens_per_s", r.tokens_per_s},
                         {"gflops", r.gflops},
@@ -217,8 +224,8 @@ std::string to_json(const BenchShape& shape, const BenchResult& r, int ranks) {
 
 std::string to_text(const BenchShape& shape, const BenchResult& r, int ranks) {
   return fmt::format(
-      "{} {} {} x {}: {} ranks x {} threads ({}), {:.1f} tokens/s, {:.1f} GFLOP/s ({:.1f} % of peak), {:.0f} MiB",
-      shape.model, name_of(shape.dtype), shape.batch, shape.sequence, ranks, r.threads, text_of(shape.mesh),
+      "{} {} {} x {}: {} ranks x {} threads on {} ({}), {:.1f} tokens/s, {:.1f} GFLOP/s ({:.1f} % of peak), {:.0f} MiB",
+      shape.model, name_of(shape.dtype), shape.batch, shape.sequence, ranks, r.threads, r.device, text_of(shape.mesh),
       r.tokens_per_s, r.gflops, 100 * r.share_of_peak, r.peak_rss_mb);
 }
 

@@ -8,6 +8,7 @@
 
 #include "comm/world.h"
 #include "core/dtype.h"
+#include "train/device_choice.h"
 
 namespace automodel::train {
 
@@ -28,14 +29,17 @@ struct BenchShape {
   int64_t sequence = 256;
   int64_t steps = 10;  // measured, after two that are not
   BenchMesh mesh = {};
+  DeviceChoice device = DeviceChoice::kAuto;
 };
 
 struct BenchResult {
   double tokens_per_s = 0;
-  double gflops = 0;         // 6 operations per weight of a matrix product and token, 12 L D S for attention
-  double share_of_peak = 0;  // of peak_flops on all threads of all ranks, measured beside the steps
-  double peak_rss_mb = 0;    // largest of the ranks
-  int threads = 1;           // of each rank
+  double gflops = 0;  // 6 operations per weight of a matrix product and token, 12 L D S for attention
+  // Of what all ranks reach, measured beside the steps: registers alone on the CPU, a large matrix product on a device.
+  double share_of_peak = 0;
+  std::string device;
+  double peak_rss_mb = 0;  // largest of the ranks
+  int threads = 1;         // of each rank
 };
 
 // Throws Error(kUsage) for an unknown shape or a batch that the ranks cannot share, Error(kConfig) for a mesh that they

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "train/bench.h"
+#include "train/device_choice.h"
 
 namespace automodel::train {
 
@@ -56,6 +57,7 @@ struct GenerateOptions {
   int64_t top_k = 0;         // 0: all tokens
   double top_p = 1.0;
   uint64_t seed = 0;
+  DeviceChoice device = DeviceChoice::kAuto;
   Format format = Format::kText;
 };
 int run_generate(const GenerateOptions& options);

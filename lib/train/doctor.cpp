@@ -7,10 +7,13 @@
 #include <array>
 #include <chrono>
 #include <fstream>
+#include <functional>
+#include <future>
 #include <nlohmann/json.hpp>
 
 #include "comm/mpi_library.h"
 #include "core/error.h"
+#include "cuda/backend.h"
 #include "launch/affinity.h"
 #include "launch/mpirun.h"
 #include "ops/cpu/library_matmul.h"
@@ -18,7 +21,9 @@
 #include "ops/cpu/sets.h"
 #include "ops/kernels.h"
 #include "train/commands.h"
+#include "train/device.h"
 #include "train/ranks.h"
+#include "train/rates.h"
 
 namespace automodel::train {
 namespace {
@@ -27,37 +32,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// The shortest of the runs of `f` within about `budget` seconds, after one that does not count.
-template <class F>
-double shortest(double budget, F&& f) {
-  f();
-  double best = 1e30;
-  auto begin = Clock::now();
-  do {
-    auto start = Clock::now();
-    f();
-    best = std::min(best, seconds_since(start));
-  } while (seconds_since(begin) < budget);
-  return best;
-}
-
-double matmul_gflops(DType dtype, Allocator& allocator) {
-  constexpr int64_t kTokens = 1024, kWidth = 1024;
-  Tensor x = Tensor::zeros({kTokens, kWidth}, dtype, allocator), w = Tensor::zeros({kWidth, kWidth}, dtype, allocator);
-  Tensor y = Tensor::zeros({kTokens, kWidth}, dtype, allocator);
-  const ops::Kernels& k = ops::kernels(allocator.device());
-  double seconds = shortest(0.25, [&] { k.matmul(y, x, w, {.transpose_b = true}); });
-  return 2e-9 * static_cast<double>(kTokens * kWidth * kWidth) / seconds;
-}
-
-double copy_rate(Allocator& allocator) {
-  constexpr int64_t kNumbers = int64_t{32} << 20;  // 128 MiB
-  Tensor from = Tensor::zeros({kNumbers}, DType::kF32, allocator),
-         to = Tensor::zeros({kNumbers}, DType::kF32, allocator);
-  double seconds = shortest(0.25, [&] { ops::kernels(allocator.device()).cast(to, from); });
-  return 2e-9 * 4 * static_cast<double>(kNumbers) / seconds;
 }
 
 Exchange exchange_rates(comm::Communicator& ranks) {
@@ -130,6 +104,81 @@ std::vector<std::string> advice_for(const Diagnosis& d, const launch::LaunchInfo
   return out;
 }
 
+CudaDevice measure_device(const cuda::Plugin& plugin, int index) {
+  CudaDevice device;
+  device.info = plugin.describe_device(index);
+  auto allocator = plugin.make_allocator(index);
+  device.matmul_fp32_gflops = matmul_gflops(DType::kF32, *allocator);
+  device.matmul_bf16_gflops = matmul_gflops(DType::kBF16, *allocator);
+  device.copy_gb_per_s = copy_rate(*allocator);
+  device.transfer = transfer_rates(*allocator);
+  return device;
+}
+
+// The first rank of a machine looks at its devices, one after the other.
+CudaDiagnosis diagnose_cuda(const comm::World& world) {
+  const cuda::Backend& backend = cuda::backend();
+  CudaDiagnosis out{backend.file, backend.why_not, {}, {}};
+  if (backend.plugin != nullptr) out.libraries = backend.plugin->find_libraries();
+  for (int i = 0; i < backend.devices && world.local_rank() == 0; ++i) {
+    try {
+      // A thread is a rank of one device.
+      out.devices.push_back(std::async(std::launch::async, measure_device, std::cref(*backend.plugin), i).get());
+    } catch (const Error& error) {
+      out.why_not = error.what();
+    }
+  }
+  return out;
+}
+
+std::string found(const std::string& version) {
+  return version.empty() ? "not found" : version;
+}
+
+// One line, or one for each device.
+std::vector<std::string> cuda_text(const CudaDiagnosis& cuda) {
+  std::vector<std::string> out;
+  if (!cuda.why_not.empty()) out.push_back("cannot be used: " + cuda.why_not);
+  for (size_t i = 0; i < cuda.devices.size(); ++i) {
+    const CudaDevice& d = cuda.devices[i];
+    out.push_back(fmt::format(
+        "cuda:{} {}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB; matrix products {:.1f} TFLOP/s in fp32, "
+        "{:.1f} in bf16; copies {:.0f} GB/s in its memory, {:.1f} from the host, {:.1f} to the host",
+        i, d.info.name, d.info.major, d.info.minor, d.info.multiprocessors,
+        static_cast<double>(d.info.total_bytes) / (1 << 30), 1e-3 * d.matmul_fp32_gflops, 1e-3 * d.matmul_bf16_gflops,
+        d.copy_gb_per_s, d.transfer.upload, d.transfer.download));
+  }
+  std::string versions;
+  for (const cuda::LibraryVersion& library : cuda.libraries)
+    versions += fmt::format("{}{} {}", versions.empty() ? "" : ", ", library.name, found(library.version));
+  if (!versions.empty()) out.push_back(versions);
+  if (!cuda.plugin.empty()) out.push_back(cuda.plugin);
+  return out;
+}
+
+nlohmann::ordered_json cuda_json(const CudaDiagnosis& cuda) {
+  using nlohmann::ordered_json;
+  ordered_json out{{"usable", cuda.why_not.empty()}, {"plugin", nullptr}, {"why_not", nullptr}};
+  if (!cuda.plugin.empty()) out["plugin"] = cuda.plugin;
+  if (!cuda.why_not.empty()) out["why_not"] = cuda.why_not;
+  out["libraries"] = ordered_json::object();
+  for (const cuda::LibraryVersion& library : cuda.libraries)
+    out["libraries"][library.name] = library.version.empty() ? ordered_json() : ordered_json(library.version);
+  out["devices"] = ordered_json::array();
+  for (const CudaDevice& d : cuda.devices)
+    out["devices"].push_back({{"name", d.info.name},
+                              {"compute_capability", fmt::format("{}.{}", d.info.major, d.info.minor)},
+                              {"multiprocessors", d.info.multiprocessors},
+                              {"memory_bytes", d.info.total_bytes},
+                              {"free_bytes", d.info.free_bytes},
+                              {"matmul_fp32_gflops", d.matmul_fp32_gflops},
+                              {"matmul_bf16_gflops", d.matmul_bf16_gflops},
+                              {"copy_gb_per_s", d.copy_gb_per_s},
+                              {"upload_gb_per_s", d.transfer.upload},
+                              {"download_gb_per_s", d.transfer.download}});
+  return out;
+}
+
 }  // namespace
 
 Diagnosis diagnose(comm::World& world) {
@@ -155,6 +204,7 @@ Diagnosis diagnose(comm::World& world) {
   world.global().barrier();
   d.rates = {1e-9 * ops::cpu::peak_flops(DType::kF32, 0.2), 1e-9 * ops::cpu::peak_flops(DType::kBF16, 0.2),
              matmul_gflops(DType::kF32, *allocator), matmul_gflops(DType::kBF16, *allocator), copy_rate(*allocator)};
+  d.cuda = diagnose_cuda(world);
   d.hosts = host_names(world.global());
   if (world.size() > 1) d.exchange = exchange_rates(world.global());
   return d;
@@ -170,7 +220,7 @@ std::string to_text(const Diagnosis& d) {
   row("math library", d.math_library);
   row("MPI", fmt::format("{}, mpirun: {}", d.mpi_library, d.mpirun.empty() ? "not found" : d.mpirun));
   row("launcher", d.launcher);
-  row("CUDA", "this build has no CUDA backend; jobs run on the CPU");
+  for (const std::string& line : cuda_text(d.cuda)) row("CUDA", line);
   row("fp32", fmt::format("{:.0f} GFLOP/s in matrix products, of a peak of {:.0f}", d.rates.matmul_fp32_gflops,
                           d.rates.peak_fp32_gflops));
   row("bf16", fmt::format("{:.0f} GFLOP/s in matrix products, of a peak of {:.0f}", d.rates.matmul_bf16_gflops,
@@ -205,7 +255,7 @@ std::string to_json(const Diagnosis& d) {
         {"launcher", d.launcher},
         {"remote_shell", d.has_remote_shell},
         {"reads_peers", d.may_read_peers}}},
-      {"cuda", {{"built", false}}},
+      {"cuda", cuda_json(d.cuda)},
       {"rates",
        {{"peak_fp32_gflops", d.rates.peak_fp32_gflops},
         {"peak_bf16_gflops", d.rates.peak_bf16_gflops},

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "comm/world.h"
+#include "cuda/plugin.h"
+#include "train/rates.h"
 
 namespace automodel::train {
 
@@ -23,6 +25,21 @@ struct Exchange {
   double all_gather_gb_per_s = 0;  // bytes of the result by the time of the call
 };
 
+struct CudaDevice {
+  cuda::DeviceInfo info;
+  double matmul_fp32_gflops = 0;
+  double matmul_bf16_gflops = 0;
+  double copy_gb_per_s = 0;  // as Rates::copy_gb_per_s
+  TransferRates transfer;
+};
+
+struct CudaDiagnosis {
+  std::string plugin;   // its file; empty: not opened
+  std::string why_not;  // empty: the devices can be used
+  std::vector<cuda::LibraryVersion> libraries;
+  std::vector<CudaDevice> devices;  // of the main rank's machine
+};
+
 struct Diagnosis {
   std::string version;
   std::string processor;
@@ -38,12 +55,13 @@ struct Diagnosis {
   bool has_remote_shell = false;
   bool may_read_peers = false;
   Rates rates;
+  CudaDiagnosis cuda;
   std::vector<std::string> hosts;    // of every rank
   std::optional<Exchange> exchange;  // with more than one rank
   std::vector<std::string> advice;   // plain sentences
 };
 
-// Takes about two seconds. Collective.
+// Takes about two seconds, and two for each device. Collective.
 Diagnosis diagnose(comm::World& world);
 
 std::string to_text(const Diagnosis& diagnosis);

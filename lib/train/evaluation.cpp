@@ -12,7 +12,7 @@ std::pair<double, int64_t> evaluate(engine::Engine& engine, const Job& job, comm
   int64_t labels = 0;
   for (int64_t i = 0; i < loader.batches_per_epoch(); ++i) {
     data::Batch batch = loader.next();
-    sum += engine.evaluate(to_tokens(batch, engine.allocator()));
+    sum += engine.evaluate(to_tokens(batch, engine.token_memory()));
     labels += batch.label_count;
   }
   sum = ranks.reduced(sum, comm::Reduce::kSum);

@@ -86,8 +86,7 @@ std::vector<int32_t> generate(engine::Engine& engine, std::vector<int32_t> promp
   Context context(engine, static_cast<int64_t>(ids.size()) + options.max_new_tokens, options.context);
   while (static_cast<int64_t>(made.size()) < options.max_new_tokens) {
     Tensor logits = context.next(ids);
-    std::span<const float> row(logits.data<float>(), static_cast<size_t>(logits.cols()));
-    int32_t id = sample_token(row, options, static_cast<int64_t>(made.size()));
+    int32_t id = sample_token(to_host<float>(logits), options, static_cast<int64_t>(made.size()));
     made.push_back(id);
     ids.push_back(id);
     if (on_token) on_token(id);

@@ -9,6 +9,7 @@
 #include "launch/launch.h"
 #include "train/auto_model.h"
 #include "train/commands.h"
+#include "train/device.h"
 #include "train/evaluation.h"
 #include "train/generator.h"
 #include "train/ranks.h"
@@ -100,7 +101,9 @@ int run_generate(const GenerateOptions& options) {
   source.storage = DType::kF32;
   engine::EngineOptions evaluation;
   evaluation.trains = false;
-  PlacedModel model(std::move(source), world, ResolvedSetup(), evaluation);
+  ResolvedSetup setup;
+  setup.device = options.device;
+  PlacedModel model(std::move(source), world, setup, evaluation);
   model.fill();
   bool stream = options.format == Format::kText;
   std::optional<data::StreamDecoder> decoder;
@@ -137,14 +140,14 @@ int run_eval(const EvalOptions& options) {
   AM_CHECK(!job.validation.empty(), Fault::kConfig, "{}: there is no validation_dataset to evaluate; add one",
            options.recipe.path);
   return run_as_rank(job.config().dist_env.timeout_minutes, [&](comm::World& world) {
-    auto allocator = make_cpu_allocator();
+    RankDevice device(job.config().device, world);
     engine::EngineOptions engine_settings = engine_options(job);
     engine_settings.trains = false;
-    engine::Engine engine(*job.source.model, world.global(), *allocator, engine_settings);
+    engine::Engine engine(*job.source.model, device.ranks(), device.allocator(), engine_settings);
     log::info("{}", fill_for_evaluation(engine, job));
     json out = json::object();
     for (const auto& [name, dataset] : job.validation) {
-      auto [loss, labels] = evaluate(engine, job, world.global(), dataset);
+      auto [loss, labels] = evaluate(engine, job, device.ranks(), dataset);
       out[name] = {{"loss", loss}, {"label_tokens", labels}, {"perplexity", std::exp(loss)}};
       if (options.format == Format::kText)
         fmt::print("{}: loss {:.6f} | label tokens {} | perplexity {:.4f}\n", name, loss, labels, std::exp(loss));

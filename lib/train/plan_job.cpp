@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 
+#include "core/error.h"
+#include "train/device.h"
 #include "train/flops.h"
 #include "train/step_talk.h"
 
@@ -51,6 +53,8 @@ JobPlan plan_job(const Job& job) {
   request.sharing = sharing_options(job);
   request.microbatch = shape;
   request.accumulation = plan.batch.accumulation;
+  plan.device = {device_here(job.config().device), 0};
+  request.host_batches = plan.device.is_cuda();
   request.evaluations = validation_batches(job.config());
   bool measures_utilisation = job.config().mfu.peak_tflops.has_value();
   request.before_step = [](const parallel::JobGroups& ranks) { sum_counts({}, ranks.batch()); };
@@ -68,6 +72,21 @@ JobPlan plan_job(const Job& job) {
   plan.warnings.insert(plan.warnings.end(), job.warnings.begin(), job.warnings.end());
   warn_of_length(job, plan);
   return plan;
+}
+
+void check_fits(const JobPlan& plan, int64_t free_bytes) {
+  const plan::RankPlan& rank = plan.largest().plan;
+  if (rank.peak_total() <= free_bytes) return;
+  std::string classes;
+  for (int i = 0; i < kMemoryClasses; ++i) {
+    auto c = static_cast<MemoryClass>(i);
+    classes += fmt::format("{}{} {}", i > 0 ? ", " : "", name_of(c), human_bytes(rank.peak(c)));
+  }
+  fail(Fault::kDevice,
+       "{} needs {} of its device's memory and {} are free (peaks: {}); to make it fit, set "
+       "distributed.activation_checkpointing: true, lower step_scheduler.local_batch_size or the length of the rows, "
+       "or share the weights among more ranks (automodel plan shows what each does)",
+       ranks_text(plan.largest().ranks), human_bytes(rank.peak_total()), human_bytes(free_bytes), classes);
 }
 
 std::string summary(const Job& job, const JobPlan& plan) {

@@ -17,6 +17,7 @@ struct KindPlan {
 
 struct JobPlan {
   int64_t parameters = 0;
+  Device device;  // of each rank; of its kind alone
   BatchPlan batch;
   double step_flops = 0;        // of all ranks, by the formulas of flops.h
   std::vector<KindPlan> kinds;  // they cover every rank once
@@ -28,6 +29,10 @@ struct JobPlan {
 
 // Runs the step of each kind of rank on the meta device. `job` comes from prepare or prepare_from_config.
 JobPlan plan_job(const Job& job);
+
+// Error(kDevice) when the largest kind of rank needs more than `free_bytes`: both, by class, and what would make it
+// fit.
+void check_fits(const JobPlan& plan, int64_t free_bytes);
 
 // "8 ranks need at most 1.93 GiB each for weights, ..." for the log.
 std::string summary(const Job& job, const JobPlan& plan);

@@ -107,6 +107,7 @@ Json plan_object(const PlannedRecipe& p) {
   Json warnings = p.plan.warnings;
   return {{"recipe", source ? Json(source->name) : Json(nullptr)},
           {"world_size", p.job.world_size},
+          {"device", name_of(p.plan.device)},
           {"model", model_json(p)},
           {"distributed", setup_json(p.job)},
           {"policies", policy_json(p.job)},

@@ -40,15 +40,16 @@ std::string model_line(const PlannedRecipe& p) {
                      m.tied_head ? ", tied head" : "");
 }
 
-std::string policy_lines(const Job& job) {
+std::string policy_lines(const PlannedRecipe& p) {
+  const Job& job = p.job;
   engine::EngineOptions o = engine_options(job);
   std::string dropped = o.unit.keep_gathered       ? "no layer"
                         : !o.reshard_after_forward ? "every layer but the last"
                         : *o.reshard_after_forward ? "every layer"
                                                    : "no layer";
-  std::string text = fmt::format("{}; compute in {}, reduce in {}, master weights and moments in float32\n",
-                                 distributed::name_of(job.setup->strategy()), name_of(job.precision.param),
-                                 name_of(job.precision.reduce));
+  std::string text = fmt::format("{} on {}; compute in {}, reduce in {}, master weights and moments in float32\n",
+                                 distributed::name_of(job.setup->strategy()), name_of(p.plan.device),
+                                 name_of(job.precision.param), name_of(job.precision.reduce));
   text += fmt::format("            activation checkpointing {}; gradients reduced after every {}\n",
                       checkpointing_of(o), o.defer_reduce ? "step" : "microbatch");
   if (o.unit.shard && job.world_size > 1)
@@ -176,7 +177,7 @@ std::string plan_text(const PlannedRecipe& p, int gpus_per_node) {
       fmt::format("{} on {} rank{}\n\n", name, grouped(p.job.world_size), p.job.world_size == 1 ? "" : "s");
   text += "model       " + model_line(p);
   text += "mesh        " + distributed::mesh_line(p.job.setup->mesh_context) + "\n";
-  text += "set-up      " + policy_lines(p.job);
+  text += "set-up      " + policy_lines(p);
   text += "batch       " + batch_lines(p.plan.batch);
   text += "run         " + run_line(p);
   if (auto pipeline = engine_options(p.job).pipeline) text += "pipeline    " + pipeline_lines(pipeline->schedule);

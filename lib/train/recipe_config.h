@@ -16,6 +16,7 @@
 #include "optim/optimizer_config.h"
 #include "train/checkpoint_section.h"
 #include "train/commands.h"
+#include "train/device_choice.h"
 #include "train/loss_section.h"
 #include "train/model_section.h"
 #include "train/run_sections.h"
@@ -43,7 +44,7 @@ struct RecipeConfig {
   std::optional<data::TokenizerConfig> tokenizer;  // for datasets that name none
   ClipGradNormConfig clip_grad_norm;
   MfuConfig mfu;
-  Device device = Device::kAuto;
+  DeviceChoice device = DeviceChoice::kAuto;
   LaunchConfig launch;
   ContextParallelConfig context_parallel;
   std::optional<SampleConfig> sample;

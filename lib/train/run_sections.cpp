@@ -81,10 +81,6 @@ void describe(config::Fields<MfuConfig>& f) {
       .must([](const std::optional<double>& peak) { return !peak || std::isfinite(*peak); }, "must be finite");
 }
 
-void describe(config::Names<Device>& n) {
-  n("auto", Device::kAuto, "the best that is there")("cpu", Device::kCpu)("cuda", Device::kCuda, "not supported yet");
-}
-
 void describe(config::Fields<LaunchConfig>& f) {
   f.doc("How many ranks a run gets when the command line does not say.");
   f("nproc_per_node", &LaunchConfig::nproc_per_node, "Ranks on each machine; --nproc-per-node wins over it.")

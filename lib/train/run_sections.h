@@ -49,10 +49,6 @@ struct MfuConfig {
 };
 void describe(config::Fields<MfuConfig>&);
 
-// `device:`
-enum class Device { kAuto, kCpu, kCuda };
-void describe(config::Names<Device>&);
-
 // `launch:` how many ranks a run gets when the command line does not say.
 struct LaunchConfig {
   std::optional<int64_t> nproc_per_node;

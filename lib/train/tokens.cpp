@@ -8,12 +8,12 @@ namespace automodel::train {
 namespace {
 
 template <class T>
-Tensor upload(const std::vector<T>& values, Shape shape, Allocator& allocator) {
+Tensor made_of(const std::vector<T>& values, Shape shape, Allocator& allocator) {
   AM_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), Fault::kBug, "a batch has {} numbers for {}",
            values.size(), shape.str());
   DType dtype = sizeof(T) == 8 ? DType::kI64 : DType::kI32;
   Tensor t = Tensor::empty(shape, dtype, allocator, MemoryClass::kWorkspace);
-  if (!t.device().is_meta()) allocator.copy(t.raw(), values.data(), t.bytes());
+  upload(t, values);
   return t;
 }
 
@@ -35,12 +35,12 @@ nn::Tokens to_tokens(const data::Batch& batch, Allocator& allocator) {
   tokens.batch = batch.rows;
   tokens.sequence = batch.cols;
   Shape flat{batch.rows * batch.cols};
-  tokens.ids = upload(batch.input_ids, flat, allocator);
-  tokens.labels = upload(batch.labels, flat, allocator);
-  tokens.positions = upload(batch.position_ids, flat, allocator);
-  tokens.samples = upload(batch.samples, {batch.rows}, allocator);
+  tokens.ids = made_of(batch.input_ids, flat, allocator);
+  tokens.labels = made_of(batch.labels, flat, allocator);
+  tokens.positions = made_of(batch.position_ids, flat, allocator);
+  tokens.samples = made_of(batch.samples, {batch.rows}, allocator);
   if (!batch.document_bounds.empty())
-    tokens.document_start = upload(document_starts(batch), {batch.rows, batch.cols}, allocator);
+    tokens.document_start = made_of(document_starts(batch), {batch.rows, batch.cols}, allocator);
   return tokens;
 }
 
@@ -51,8 +51,8 @@ nn::Tokens to_tokens(std::span<const int32_t> ids, Allocator& allocator, int32_t
   nn::Tokens tokens;
   tokens.batch = 1;
   tokens.sequence = n;
-  tokens.ids = upload(std::vector(ids.begin(), ids.end()), {n}, allocator);
-  tokens.positions = upload(positions, {n}, allocator);
+  tokens.ids = made_of(std::vector(ids.begin(), ids.end()), {n}, allocator);
+  tokens.positions = made_of(positions, {n}, allocator);
   return tokens;
 }
 

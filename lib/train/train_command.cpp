@@ -9,6 +9,7 @@
 #include "distributed/mesh_picture.h"
 #include "launch/launch.h"
 #include "train/commands.h"
+#include "train/device.h"
 #include "train/generator.h"
 #include "train/plan_job.h"
 #include "train/ranks.h"
@@ -22,7 +23,7 @@ std::string millions(int64_t n) {
                         : fmt::format("{:.0f} M", static_cast<double>(n) / 1e6);
 }
 
-// What a reader of the log needs to know about the run before its first step.
+// What a reader of the log needs to know about the run before its first step, and whether it fits its devices.
 void introduce(const Job& job, const comm::World& world) {
   if (!world.is_main()) return;
   const RecipeConfig& config = job.config();
@@ -37,7 +38,9 @@ void introduce(const Job& job, const comm::World& world) {
       "fp32",
       info.model_type, millions(elements), info.layers, info.hidden_size, info.heads, info.kv_heads, info.vocab_size,
       name_of(job.precision.param), name_of(job.precision.reduce));
-  log::info("memory: {}", summary(job, plan_job(job)));
+  JobPlan plan = plan_job(job);
+  log::info("memory: {}", summary(job, plan));
+  if (auto free = free_device_bytes(config.device, world)) check_fits(plan, *free);
   log::info("data: {}", job.dataset->summary());
   const StepScheduler& scheduler = *job.scheduler;
   log::info("steps: {} | global batch {} = {} x {} microbatches x {} ranks | {} steps an epoch",
@@ -129,6 +132,7 @@ int run_train(const TrainOptions& options) {
   wanted.hostfile = options.hostfile;
   wanted.command_line = options.command_line;
   std::erase(wanted.command_line, "--dry-run");
+  if (options.hosts.empty() && options.hostfile.empty()) check_device(recipe.config.device);
   if (auto command = command_for(wanted)) return start_ranks(options, *command);
 
   Job job = prepare(options.recipe, ranks_here(), true);

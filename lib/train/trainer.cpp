@@ -74,10 +74,11 @@ static engine::EngineOptions traced(engine::EngineOptions options, const comm::W
 Trainer::Trainer(Job& job, comm::World& world)
     : job_(job),
       world_(world),
-      groups_(job.setup->mesh_context, world.global(), sharing_options(job)),
-      allocator_(make_cpu_allocator()),
-      engine_(*job.source.model, groups_.all(), *allocator_, traced(engine_options(job), world)),
+      device_(job.config().device, world),
+      groups_(job.setup->mesh_context, device_.ranks(), sharing_options(job)),
+      engine_(*job.source.model, groups_.all(), device_.allocator(), traced(engine_options(job), world)),
       loader_(job.dataset, loader_options(job, job.config().dataloader, groups_.batch().rank(), true)) {
+  device_.check_all_alike();
   if (job.config().mfu.peak_tflops) peak_flops_ = *job.config().mfu.peak_tflops * 1e12;
   at_ = {job.config().step_scheduler.start_step, job.config().step_scheduler.start_epoch};
   if (job.config().checkpoint.enabled)
@@ -135,7 +136,7 @@ TrainingRecord Trainer::step() {
   std::vector<nn::Tokens> tokens;
   for (int64_t i = 0; i < job_.scheduler->microbatches(at_.step); ++i) {
     batches.push_back(loader_.next());
-    tokens.push_back(to_tokens(batches.back(), *allocator_));
+    tokens.push_back(to_tokens(batches.back(), engine_.token_memory()));
   }
   StepCounts mine;
   for (const data::Batch& batch : batches) {
@@ -153,13 +154,13 @@ TrainingRecord Trainer::step() {
   record.loss = result.loss;
   record.grad_norm = result.grad_norm;
   record.lr = job_.schedule->lr(at_.step + 1);
-  record.mem_gib = static_cast<double>(allocator_->stats().peak_total) / (1 << 30);
+  record.mem_gib = static_cast<double>(device_.allocator().stats().peak_total) / (1 << 30);
   record.tps = static_cast<double>(counts.tokens) / seconds;
   record.tps_per_gpu = record.tps / world_.size();
   if (peak_flops_ > 0) record.mfu = utilisation(batches, seconds);
   record.num_tokens_per_step = counts.tokens;
   record.num_label_tokens = counts.labels;
-  allocator_->reset_peaks();
+  device_.allocator().reset_peaks();
   return record;
 }
 
@@ -202,7 +203,7 @@ std::vector<std::pair<std::string, double>> Trainer::validate_all(int64_t step, 
     auto [loss, labels] = evaluate(engine_, job_, groups_.batch(), dataset);
     ValidationRecord record{step,   epoch,
                             loss,   job_.schedule->lr(step + 1),
-                            labels, static_cast<double>(allocator_->stats().peak_total) / (1 << 30)};
+                            labels, static_cast<double>(device_.allocator().stats().peak_total) / (1 << 30)};
     open_log(job_, world_, jsonl_name(name)).append(to_json(record));
     print(to_text(record, name));
     losses.emplace_back(name, loss);

@@ -10,6 +10,7 @@
 #include "checkpoint/ranks.h"
 #include "comm/world.h"
 #include "parallel/job_groups.h"
+#include "train/device.h"
 #include "train/job.h"
 #include "train/metrics.h"
 
@@ -43,8 +44,8 @@ class Trainer {
 
   Job& job_;
   comm::World& world_;
+  RankDevice device_;
   parallel::JobGroups groups_;
-  std::unique_ptr<Allocator> allocator_;
   engine::Engine engine_;
   data::Loader loader_;
   StepScheduler::State at_;

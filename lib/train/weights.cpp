@@ -20,6 +20,14 @@ checkpoint::Region region_of(const engine::StateSlice& s, const std::string& pre
           .end = s.end};
 }
 
+checkpoint::LoadSlice load_slice(const engine::StateSlice& s, const std::string& prefix, const Tensor& to) {
+  return {region_of(s, prefix), DType::kF32, to.raw(), to.device().is_cpu() ? nullptr : to.allocator()};
+}
+
+checkpoint::SaveSlice save_slice(const engine::StateSlice& s, const std::string& prefix, const Tensor& from) {
+  return {region_of(s, prefix), DType::kF32, from.raw(), from.device().is_cpu() ? nullptr : from.allocator()};
+}
+
 const std::string kExpAvg = "exp_avg/";
 const std::string kExpAvgSq = "exp_avg_sq/";
 const std::string kMaster = "master/";
@@ -61,7 +69,7 @@ void check_weights(models::CausalLM& model, const checkpoint::TensorSet& source)
 checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& model,
                                      const checkpoint::TensorSet& source) {
   std::vector<checkpoint::LoadSlice> slices;
-  for (const engine::StateSlice& s : engine.state()) slices.push_back({region_of(s, ""), DType::kF32, s.master});
+  for (const engine::StateSlice& s : engine.state()) slices.push_back(load_slice(s, "", s.master));
   for (const engine::ExpertBias& bias : engine.expert_biases())
     if (source.find(bias.name) != nullptr) slices.push_back({region_of(bias), DType::kF32, bias.values.data()});
   auto summary = checkpoint::load(source, slices, options_for(model, source));
@@ -79,9 +87,9 @@ void load_optimizer(engine::Engine& engine, models::CausalLM& model, const check
   bool masters = source.find(kMaster + model.root_params()[0]->name) != nullptr;
   std::vector<checkpoint::LoadSlice> slices;
   for (const engine::StateSlice& s : engine.state()) {
-    slices.push_back({region_of(s, kExpAvg), DType::kF32, s.exp_avg});
-    slices.push_back({region_of(s, kExpAvgSq), DType::kF32, s.exp_avg_sq});
-    if (masters) slices.push_back({region_of(s, kMaster), DType::kF32, s.master});
+    slices.push_back(load_slice(s, kExpAvg, s.exp_avg));
+    slices.push_back(load_slice(s, kExpAvgSq, s.exp_avg_sq));
+    if (masters) slices.push_back(load_slice(s, kMaster, s.master));
   }
   checkpoint::LoadOptions options;
   std::vector<checkpoint::TensorSpec> specs;
@@ -97,7 +105,7 @@ checkpoint::TensorGroup model_group(const engine::Engine& engine, models::Causal
   checkpoint::TensorGroup group;
   add_specs(group.tensors, model, "", stored);
   for (const engine::StateSlice& s : engine.state())
-    if (s.saved) group.slices.push_back({region_of(s, ""), DType::kF32, s.master});
+    if (s.saved) group.slices.push_back(save_slice(s, "", s.master));
   for (const checkpoint::TensorSpec& bias : bias_specs(model)) group.tensors.push_back(bias);
   for (const engine::ExpertBias& bias : engine.expert_biases())
     if (bias.saved) group.slices.push_back({region_of(bias), DType::kF32, bias.values.data()});
@@ -111,9 +119,9 @@ checkpoint::TensorGroup optimizer_group(const engine::Engine& engine, models::Ca
   if (masters) add_specs(group.tensors, model, kMaster, DType::kF32);
   for (const engine::StateSlice& s : engine.state()) {
     if (!s.saved) continue;
-    group.slices.push_back({region_of(s, kExpAvg), DType::kF32, s.exp_avg});
-    group.slices.push_back({region_of(s, kExpAvgSq), DType::kF32, s.exp_avg_sq});
-    if (masters) group.slices.push_back({region_of(s, kMaster), DType::kF32, s.master});
+    group.slices.push_back(save_slice(s, kExpAvg, s.exp_avg));
+    group.slices.push_back(save_slice(s, kExpAvgSq, s.exp_avg_sq));
+    if (masters) group.slices.push_back(save_slice(s, kMaster, s.master));
   }
   return group;
 }

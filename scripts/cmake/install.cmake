@@ -13,9 +13,10 @@ install(TARGETS automodel_flags automodel_rooms ${AUTOMODEL_ROOMS} EXPORT automo
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 foreach(target ${AUTOMODEL_ROOMS})
   string(REPLACE "automodel_" "" room ${target})
-  # ops/cpu and ops/meta are the backends' own.
+  # What is of the backends alone.
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/lib/${room} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/automodel
-          FILES_MATCHING PATTERN "*.h" PATTERN "ops/cpu" EXCLUDE PATTERN "ops/meta" EXCLUDE)
+          FILES_MATCHING PATTERN "*.h" PATTERN "ops/cpu" EXCLUDE PATTERN "ops/meta" EXCLUDE PATTERN "ops/cuda" EXCLUDE
+          PATTERN "tensor/cuda" EXCLUDE PATTERN "cuda/plugin" EXCLUDE)
 endforeach()
 if(TARGET automodel)
   install(TARGETS automodel RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})

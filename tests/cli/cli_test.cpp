@@ -46,6 +46,38 @@ TEST_CASE("A wrong command line returns 2 and says what is wrong") {
   CHECK(has(run("train r.yaml --nproc-per-nod 2"), "--nproc-per-nod"));
 }
 
+TEST_CASE("A device that is asked for and not there returns 2, and says what is missing") {
+  const std::string nowhere = "AUTOMODEL_CUDA_PLUGIN=/nowhere/libautomodel_cuda.so";
+  for (const char* command :
+       {"train recipes/quickstart.yaml --device cuda", "eval recipes/quickstart.yaml --device cuda",
+        "train recipes/quickstart.yaml --nproc-per-node 2 --device cuda",
+        "bench --model llama15m --steps 1 --device cuda"}) {
+    CAPTURE(command);
+    const Run result = run(command, true, nowhere);
+    CHECK(result.code == 2);
+    CHECK(has(result, "device: cuda cannot be used here: there is no libautomodel_cuda.so in /nowhere"));
+  }
+  // A plan counts for any device on any machine.
+  const Run plan = run("plan recipes/quickstart.yaml --device cuda", true, nowhere);
+  CHECK(plan.code == 0);
+  CHECK(has(plan, "on cuda; compute in"));
+  CHECK(has(run("plan recipes/quickstart.yaml", true, nowhere), "on cpu; compute in"));
+  CHECK(run("generate nothing --prompt a --device gpu").code == 2);
+}
+
+TEST_CASE("doctor says why CUDA cannot be used, and what there is") {
+  const Run text = run("doctor", true, "AUTOMODEL_CUDA_PLUGIN=/nowhere/libautomodel_cuda.so");
+  CHECK(text.code == 0);
+  CHECK(has(text, "CUDA          cannot be used: there is no libautomodel_cuda.so in /nowhere"));
+  const Run result = run("doctor --format json", false, "AUTOMODEL_CUDA_PLUGIN=/nowhere/libautomodel_cuda.so");
+  const auto cuda = nlohmann::json::parse(result.output)["cuda"];
+  CHECK(cuda["usable"] == false);
+  CHECK(cuda["plugin"].is_null());
+  CHECK(cuda["devices"].empty());
+  // A file that is no library.
+  CHECK(has(run("doctor", true, "AUTOMODEL_CUDA_PLUGIN=" AUTOMODEL_SOURCE_DIR "/README.md"), "cannot be loaded"));
+}
+
 TEST_CASE("config shows every value with its origin") {
   const Run result = run(std::string("config ") + kQuick + " --optimizer.lr 5e-4 --checkpoint.enabled=false", false);
   CHECK(result.code == 0);

@@ -92,9 +92,9 @@ class WholeState {
     std::scoped_lock lock(mutex_);
     updates = engine.updates();
     for (const engine::StateSlice& s : engine.state()) {
-      add(*s.param, s, s.master, "");
-      add(*s.param, s, s.exp_avg, "exp_avg/");
-      add(*s.param, s, s.exp_avg_sq, "exp_avg_sq/");
+      add(*s.param, s, s.master.data<float>(), "");
+      add(*s.param, s, s.exp_avg.data<float>(), "exp_avg/");
+      add(*s.param, s, s.exp_avg_sq.data<float>(), "exp_avg_sq/");
     }
     for (const engine::ExpertBias& bias : engine.expert_biases()) {
       std::vector<float> values(bias.values.begin(), bias.values.end());

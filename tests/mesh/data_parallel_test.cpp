@@ -179,7 +179,7 @@ TEST_CASE("a gradient that is not a number stops the job when asked for, and nam
     engine::Engine engine(*model, world.global(), *allocator, o);
     engine.initialise(1);
     for (const auto& s : engine.state())
-      if (s.param->name == "model.norm.weight" && s.begin == 0) s.master[0] = std::nanf("");
+      if (s.param->name == "model.norm.weight" && s.begin == 0) s.master.data<float>()[0] = std::nanf("");
     engine.publish();
     std::vector<int32_t> ids(6, 3), labels(6, 5);
     nn::Tokens tokens = support::make_tokens(1, 6, ids, labels);

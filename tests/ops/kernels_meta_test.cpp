@@ -30,7 +30,11 @@ TEST_CASE("the meta kernels do nothing and need no memory") {
   CHECK(&table == &meta::table());
 }
 
-TEST_CASE("a device without kernels is refused by name") {
-  CHECK_THROWS_WITH_AS(kernels(Device{Device::Kind::kCuda, 1}),
-                       doctest::Contains("cuda:1: this build has no kernels for this device"), Error);
+TEST_CASE("a device is refused by name until its backend gives it kernels") {
+  Device device{Device::Kind::kCuda, 1};
+  CHECK_THROWS_WITH_AS(kernels(device), doctest::Contains("cuda:1: no backend for this device was opened"), Error);
+  set_cuda_kernels(&meta::table());
+  CHECK(&kernels(device) == &meta::table());
+  set_cuda_kernels(nullptr);
+  CHECK_THROWS_AS(kernels(device), Error);
 }

@@ -16,7 +16,9 @@
 #include "distributed/distributed_setup.h"
 #include "models/capabilities.h"
 #include "models/registry.h"
+#include "ops/device_memory.h"
 #include "plan/rank_plan.h"
+#include "support/guarded_device.h"
 #include "support/run_mesh.h"
 
 using namespace automodel;
@@ -46,6 +48,7 @@ struct Case {
   models::TensorCuts cuts;
 
   std::string name() const {
+    std::string batches = request.host_batches ? " | on a device" : "";
     const auto& o = request.options;
     return fmt::format(
                "{} | {} ranks, {} x {}, keep {}, param {}, reduce {}, {} x {}x{}{}, ac {}, reshard {}, prefetch {} {}, "
@@ -61,7 +64,8 @@ struct Case {
                                o.pipeline ? o.pipeline->schedule.name : "", request.sharing.sequence_parallel,
                                request.sharing.async_tensor_parallel ? " async" : "") +
                        (cuts.wholes ? fmt::format(" cut: {}", fmt::join(*cuts.wholes, " ")) : "")
-                 : "");
+                 : "") +
+           batches;
   }
 };
 
@@ -198,9 +202,17 @@ Seen train(const Case& c, comm::World& world) {
   Seen seen;
   plan::Traffic traffic;
   world.observe([&](const comm::CallRecord& call) { traffic.add(call); });
-  auto allocator = make_cpu_allocator();
+  bool device = c.request.host_batches;
+  auto allocator = device ? test::make_guarded_allocator() : make_cpu_allocator();
+  std::unique_ptr<comm::DeviceMemory> memory;
+  std::unique_ptr<comm::Communicator> staged;
+  if (device) {
+    memory = ops::make_device_memory(*allocator);
+    staged = comm::make_staged(world.global(), *memory);
+  }
   auto model = models::build(config::parse_json(c.config, "config.json"), c.cuts);
-  parallel::JobGroups groups(c.mesh ? *c.mesh : distributed::MeshContext(c.ranks), world.global(), c.request.sharing);
+  parallel::JobGroups groups(c.mesh ? *c.mesh : distributed::MeshContext(c.ranks), device ? *staged : world.global(),
+                             c.request.sharing);
   engine::Engine engine(*model, groups.all(), *allocator, c.request.options);
   engine.initialise(1);
   for (int step = 0; step < kSteps; ++step) {
@@ -208,7 +220,7 @@ Seen train(const Case& c, comm::World& world) {
     allocator->reset_peaks();
     std::vector<nn::Tokens> batches;
     for (int64_t i = 0; i < c.request.accumulation; ++i)
-      batches.push_back(real_tokens(c.request.microbatch, *allocator));
+      batches.push_back(real_tokens(c.request.microbatch, engine.token_memory()));
     engine.step({batches, 100, 1e-3, 0});
     seen.memory.push_back(allocator->stats());
     seen.traffic.push_back(traffic);
@@ -249,10 +261,12 @@ void compare(const plan::RankPlan& planned, const Seen& seen, Errors& errors) {
 
 TEST_CASE("what is planned for random jobs is what their ranks allocate and send") {
   constexpr uint64_t kCases = 160;
+  ops::set_cuda_kernels(&test::guarded_kernels());
   Errors errors;
   for (uint64_t seed = 0; seed < kCases; ++seed) {
     Case c = random_case(seed);
     if (Dice dice(seed + 1000); seed % 2 == 1) add_mesh(c, dice);
+    c.request.host_batches = seed % 3 == 2;
     CAPTURE(seed);
     CAPTURE(c.name());
     std::vector<Seen> seen(static_cast<size_t>(c.ranks));

@@ -9,6 +9,7 @@
 #include "config/config.h"
 #include "core/rng.h"
 #include "models/registry.h"
+#include "ops/device_memory.h"
 #include "support/engine_fixture.h"
 #include "support/run_mesh.h"
 
@@ -87,11 +88,11 @@ namespace {
 
 // Puts this rank's elements of a weight where they belong in the whole.
 void place(std::map<std::string, std::vector<float>>& whole, const nn::Param& p, int64_t begin, int64_t end,
-           const float* from) {
+           const std::vector<float>& from) {
   auto& to = whole[p.name];
   to.resize(static_cast<size_t>(p.shape.numel()), NAN);
   for (const nn::ElementRun& run : nn::runs_of(p, begin, end))
-    std::copy_n(from + (run.local - begin), run.count, to.begin() + run.whole);
+    std::copy_n(from.begin() + (run.local - begin), run.count, to.begin() + run.whole);
 }
 
 std::unique_ptr<models::CausalLM> build_model(const MeshJob& job) {
@@ -110,13 +111,15 @@ class RankJob {
   RankJob(const MeshJob& job, comm::World& world)
       : job_(job),
         world_(world),
+        allocator_(job.make_allocator()),
+        memory_(allocator_->device().is_cpu() ? nullptr : ops::make_device_memory(*allocator_)),
+        staged_(memory_ ? comm::make_staged(world.global(), *memory_) : nullptr),
         groups_(comm::DeviceMesh({{"pp", job.mesh.pp},
                                   {"dp_replicate", job.mesh.dp_replicate},
                                   {"dp_shard", job.mesh.dp_shard},
                                   {"cp", job.mesh.cp},
                                   {"tp", job.mesh.tp}}),
-                world.global()),
-        allocator_(make_cpu_allocator()),
+                ranks()),
         model_(build_model(job)) {
     parallel::Groups& groups = engine_groups_;
     groups.data = &groups_.along({"dp_replicate", "dp_shard", "cp"});
@@ -126,7 +129,7 @@ class RankJob {
     if (job.mesh.ep > 1) {
       int stage = job.mesh.size() / job.mesh.pp;
       experts_.emplace(comm::DeviceMesh({{"pp", job.mesh.pp}, {"ep_shard", stage / job.mesh.ep}, {"ep", job.mesh.ep}}),
-                       world.global());
+                       ranks());
       groups.model.ep = &experts_->along({"ep"});
       groups.experts = &experts_->along({"ep_shard"});
     }
@@ -148,7 +151,8 @@ class RankJob {
       std::lock_guard lock(mutex);
       for (const auto& unit : units)
         for (const parallel::Piece& p : unit->pieces())
-          place(trace.gradients, *p.param, p.begin, p.end, unit->gradient().template data<float>() + p.flat);
+          place(trace.gradients, *p.param, p.begin, p.end,
+                to_host<float>(unit->gradient().narrow(p.flat, p.end - p.begin)));
     });
     for (int step = 0; step < job_.steps; ++step) {
       if (job_.stop > 0 && step == job_.stop) start_again();
@@ -163,21 +167,23 @@ class RankJob {
     trace.memory.resize(static_cast<size_t>(world_.size()));
     trace.memory[static_cast<size_t>(world_.rank())] = allocator_->stats();
     for (const auto& s : engine_->state())
-      if (s.saved) place(trace.weights, *s.param, s.begin, s.end, s.master);
+      if (s.saved) place(trace.weights, *s.param, s.begin, s.end, to_host<float>(s.master));
   }
 
  private:
+  comm::Communicator& ranks() { return staged_ ? *staged_ : world_.global(); }
+
   // Puts another engine with the same state into the place of the present one.
   void start_again() {
     std::vector<std::vector<float>> kept;
     for (const auto& s : engine_->state())
-      for (const float* from : {s.master, s.exp_avg, s.exp_avg_sq}) kept.emplace_back(from, from + (s.end - s.begin));
+      for (const Tensor& from : {s.master, s.exp_avg, s.exp_avg_sq}) kept.push_back(to_host<float>(from));
     int64_t updates = engine_->updates();
     engine_.reset();
     engine_.emplace(*model_, engine_groups_, *allocator_, options_);
     auto next = kept.begin();
     for (const auto& s : engine_->state())
-      for (float* to : {s.master, s.exp_avg, s.exp_avg_sq}) std::ranges::copy(*next++, to);
+      for (const Tensor& to : {s.master, s.exp_avg, s.exp_avg_sq}) upload(to, *next++);
     engine_->set_updates(updates);
     engine_->publish();
   }
@@ -190,11 +196,14 @@ class RankJob {
 
   const MeshJob& job_;
   comm::World& world_;
+  std::unique_ptr<Allocator> allocator_;
+  // Where messages must be staged.
+  std::unique_ptr<comm::DeviceMemory> memory_;
+  std::unique_ptr<comm::Communicator> staged_;
   comm::MeshGroups groups_;
   std::optional<comm::MeshGroups> experts_;
   parallel::Groups engine_groups_;
   engine::EngineOptions options_;
-  std::unique_ptr<Allocator> allocator_;
   std::unique_ptr<models::CausalLM> model_;
   std::optional<engine::Engine> engine_;
 };

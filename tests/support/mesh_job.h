@@ -2,7 +2,9 @@
 // each other.
 #pragma once
 
+#include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -41,9 +43,10 @@ struct MeshJob {
   int steps = 10;
   int64_t accumulation = 2;
   int64_t global_batch = 32;
-  int64_t length = 13;  // tokens of a sample
-  bool packed = false;  // samples hold several documents
-  int stop = 0;         // after so many steps another engine goes on with the state of the first; 0: never
+  int64_t length = 13;                                                              // tokens of a sample
+  bool packed = false;                                                              // samples hold several documents
+  std::function<std::unique_ptr<Allocator>()> make_allocator = make_cpu_allocator;  // of each rank
+  int stop = 0;  // after so many steps another engine goes on with the state of the first; 0: never
 };
 
 inline MeshJob job_of(const std::string& config, const MeshSizes& mesh) {

@@ -189,7 +189,7 @@ TEST_CASE("A single mistake gives a single error where it was made") {
       {"", "peft: {_target_: nemo_automodel.components._peft.lora.PeftConfig, dim: 8}", "49:7: peft", "LoRA"},
       {"", "wandb: {project: x}", "49:8: wandb", "training.jsonl"},
       {"", "packed_sequence: {packed_sequence_size: 1024}", "49:41: packed_sequence.packed_sequence_size", "packing"},
-      {"", "device: cuda", "49:9: device", "CUDA"},
+      {"", "device: gpu", "49:9: device", "cuda"},
       {"", "clip_grad_norm: {max_norm: big}", "49:28: clip_grad_norm.max_norm", "'big'"},
       {"", "launch: {nproc_per_node: 0}", "49:26: launch.nproc_per_node", "at least 1"},
       {"", "sample: {max_new_tokens: 4}", "sample.prompt", "missing"},

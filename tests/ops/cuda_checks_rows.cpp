@@ -148,7 +148,8 @@ void check_norms(const Machine& machine) {
     for (int64_t head_dim : {4, 33, 64, 128})
       for (int64_t rows : {0, 1, 13}) {
         Trial t(machine);
-        Array &x = t.array(rows, 5 * head_dim + 7, dtype).random(1), &dx = t.array(rows, 5 * head_dim + 7, dtype),
+        Array &x = t.array(rows, 5 * head_dim + (rows == 1 ? 7 : 8), dtype).random(1),
+              &dx = t.array(rows, 5 * head_dim + (rows == 1 ? 7 : 8), dtype),
               &before = t.array(rows, 3 * head_dim, dtype), &rstd = t.array(rows, 3),
               &w = t.vector(head_dim, dtype).random(2), &dw = t.vector(head_dim);
         dx.random(3);

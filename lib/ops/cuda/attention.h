@@ -131,6 +131,7 @@ struct Target {
   int64_t stride;
   bool f32;  // else bf16
   bool adds;
+  bool pairs;  // two numbers from an even column of a head on may be written at once
 
   AM_DEVICE void put(int64_t row, int64_t column, float x) const {
     int64_t at = row * stride + column;
@@ -142,13 +143,36 @@ struct Target {
       *to = round_bf16(adds ? widen(*to) + x : x);
     }
   }
+  // Columns `column`, which is even in its head, and, with `both`, the next one.
+  AM_DEVICE void put_pair(int64_t row, int64_t column, float first, float second, bool both) const {
+    int64_t at = row * stride + column;
+    if (!pairs) {
+      put(row, column, first);
+      if (both) put(row, column + 1, second);
+    } else if (f32) {
+      put_chunk(static_cast<float*>(data) + at, first, second);
+    } else {
+      put_chunk(static_cast<bf16*>(data) + at, first, second);
+    }
+  }
   AM_DEVICE float get_f32(int64_t row, int64_t column) const {
     return static_cast<const float*>(data)[row * stride + column];
   }
+
+ private:
+  template <class T>
+  AM_DEVICE void put_chunk(T* to, float first, float second) const {
+    float x[2] = {};
+    if (adds) load(to, x);
+    x[0] += first, x[1] += second;
+    store(to, x);
+  }
 };
 
-inline Target target_of(const Tensor& t, bool adds = false) {
-  return {t.raw(), t.row_stride(), t.dtype() == DType::kF32, adds};
+inline Target target_of(const Tensor& t, int64_t head_dim, bool adds = false) {
+  bool pairs = reinterpret_cast<uintptr_t>(t.raw()) % (2 * size_of(t.dtype())) == 0 && t.row_stride() % 2 == 0 &&
+               head_dim % 2 == 0;
+  return {t.raw(), t.row_stride(), t.dtype() == DType::kF32, adds, pairs};
 }
 
 // A tile in shared memory: rows of kD bf16, whose chunks of 16 bytes change places with the row, so that eight rows of

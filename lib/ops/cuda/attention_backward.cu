@@ -21,8 +21,8 @@ struct Backward {
   const float* delta;
 };
 
-template <class T>
-__global__ void delta_kernel(float* delta, Rows<T> out, Rows<T> dout, Problem p) {
+template <class T, int N>
+__global__ void __launch_bounds__(128) delta_kernel(float* delta, Rows<T> out, Rows<T> dout, Problem p) {
   int64_t units = int64_t{p.batch} * p.sequence * p.heads, warps = gridDim.x * int64_t{blockDim.x} / kWarpSize;
   for (int64_t unit = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / kWarpSize; unit < units; unit += warps) {
     auto head = static_cast<int>(unit % p.heads), i = static_cast<int>(unit / p.heads % p.sequence);
@@ -30,7 +30,13 @@ __global__ void delta_kernel(float* delta, Rows<T> out, Rows<T> dout, Problem p)
     const T* a = head_of(out, p.query_row(row, i), head * p.head_dim).data;
     const T* b = head_of(dout, p.query_row(row, i), head * p.head_dim).data;
     float sum = 0;
-    for (int c = lane_index(); c < p.head_dim; c += kWarpSize) sum += widen(a[c]) * widen(b[c]);
+    for (int c = lane_index() * N; c < p.head_dim; c += kWarpSize * N) {
+      float x[N], y[N];
+      load(a + c, x);
+      load(b + c, y);
+#pragma unroll
+      for (int j = 0; j < N; ++j) sum += x[j] * y[j];
+    }
     sum = warp_reduce(sum);
     if (lane_index() == 0) delta[p.lse_at(row, head, i)] = sum;
   }
@@ -73,12 +79,12 @@ AM_DEVICE void put_rows(const Target& to, const float (&x)[kN][4], int64_t first
     int r = own + half * 8 + lane_index() / 4;
     if (r >= count) continue;
 #pragma unroll
-    for (int n = 0; n < kN; ++n)
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        int at = (column + n) * 8 + lane_index() % 4 * 2 + c;
-        if (at < head_dim) to.put(first_row + r, head_column + at, x[n][2 * half + c] * factor);
-      }
+    for (int n = 0; n < kN; ++n) {
+      int at = (column + n) * 8 + lane_index() % 4 * 2;
+      if (at < head_dim)
+        to.put_pair(first_row + r, head_column + at, x[n][2 * half] * factor, x[n][2 * half + 1] * factor,
+                    at + 1 < head_dim);
+    }
   }
 }
 
@@ -268,7 +274,11 @@ void attention_backward(const AttentionGradients& gradients, const Tensor& dout,
   auto* delta = static_cast<float*>(scratch(static_cast<size_t>(units) * sizeof(float)));
   with_type(in.q, [&](auto tag) {
     using T = decltype(tag);
-    launch(delta_kernel<T>, blocks_for(divide_up(units, 4), 128), delta, rows_of<T>(out, d), rows_of<T>(dout, d), p);
+    with_warp_width<T>(d, {{out.raw(), out.row_stride()}, {dout.raw(), dout.row_stride()}, {nullptr, d}},
+                       [&]<int N>(Lanes<N>) {
+                         launch(delta_kernel<T, N>, blocks_for(divide_up(units, 4), 128), delta, rows_of<T>(out, d),
+                                rows_of<T>(dout, d), p);
+                       });
   });
   if (in.q.dtype() == DType::kF32) return backward_f32(gradients, dout, in, ptr<float>(lse), delta, p);
   Backward b{p,
@@ -276,9 +286,9 @@ void attention_backward(const AttentionGradients& gradients, const Tensor& dout,
              rows_of<bf16>(in.k, d),
              rows_of<bf16>(in.v, d),
              rows_of<bf16>(dout, d),
-             target_of(gradients.to.q, gradients.accumulate_q),
-             target_of(gradients.to.k, gradients.accumulate_kv),
-             target_of(gradients.to.v, gradients.accumulate_kv),
+             target_of(gradients.to.q, d, gradients.accumulate_q),
+             target_of(gradients.to.k, d, gradients.accumulate_kv),
+             target_of(gradients.to.v, d, gradients.accumulate_kv),
              ptr<float>(lse),
              delta};
   with_width(d, [&](auto width) {

@@ -284,9 +284,9 @@ void backward_f32(const AttentionGradients& gradients, const Tensor& dout, const
              rows_of<float>(in.k, d),
              rows_of<float>(in.v, d),
              rows_of<float>(dout, d),
-             target_of(gradients.to.q, gradients.accumulate_q),
-             target_of(gradients.to.k, gradients.accumulate_kv),
-             target_of(gradients.to.v, gradients.accumulate_kv),
+             target_of(gradients.to.q, d, gradients.accumulate_q),
+             target_of(gradients.to.k, d, gradients.accumulate_kv),
+             target_of(gradients.to.v, d, gradients.accumulate_kv),
              lse,
              delta};
   with_width(d, [&](auto width) {

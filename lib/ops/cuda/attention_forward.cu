@@ -136,13 +136,12 @@ AM_DEVICE void finish(const State<kD, kM>& s, const Forward& f, int row, int hea
       if (lane_index() % 4 == 0)
         f.lse[p.lse_at(row, head, i)] = total == 0 ? -kInfinity : (s.highest[m][half] + log2f(total)) * kLn2;
 #pragma unroll
-      for (int n = 0; n < kD / 8; ++n)
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          int column = n * 8 + lane_index() % 4 * 2 + c;
-          if (column < p.head_dim)
-            f.out.put(p.query_row(row, i), head * p.head_dim + column, s.sum[m][n][2 * half + c] * factor);
-        }
+      for (int n = 0; n < kD / 8; ++n) {
+        int column = n * 8 + lane_index() % 4 * 2;
+        if (column < p.head_dim)
+          f.out.put_pair(p.query_row(row, i), head * p.head_dim + column, s.sum[m][n][2 * half] * factor,
+                         s.sum[m][n][2 * half + 1] * factor, column + 1 < p.head_dim);
+      }
     }
 }
 
@@ -255,7 +254,7 @@ void attention_forward(const Tensor& out, const Tensor& lse, const HeadColumns& 
   using namespace attention;
   Problem problem = problem_of(args);
   if (problem.batch == 0 || problem.sequence == 0) return;
-  Target target = target_of(out);
+  Target target = target_of(out, problem.head_dim);
   if (in.q.dtype() == DType::kF32) return forward_f32(target, ptr<float>(lse), in, problem, merge);
   int64_t d = problem.head_dim;
   Forward f{problem, rows_of<bf16>(in.q, d), rows_of<bf16>(in.k, d), rows_of<bf16>(in.v, d), target, ptr<float>(lse),

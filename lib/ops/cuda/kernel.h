@@ -155,10 +155,29 @@ inline int64_t threads_for(int64_t chunks) {
   return smaller(divide_up(larger(chunks, 1), kWarpSize) * kWarpSize, kMostThreads);
 }
 
-// Loops over elements and rows. -------------------------------------------------------------------------------------
-
+// f(Lanes<n>) with n numbers for each lane of a warp that takes `width` of type T: more than one where it stays busy
+// and `places`, addresses and strides in elements, are multiples of n numbers.
 template <int N>
 struct Lanes {};
+struct Place {
+  const void* address;
+  int64_t stride;
+};
+template <class T, class F>
+void with_warp_width(int64_t width, std::initializer_list<Place> places, F&& f) {
+  auto fits = [&](int64_t n) {
+    if (width % n != 0 || width < n * kWarpSize) return false;
+    for (Place p : places)
+      if (reinterpret_cast<uintptr_t>(p.address) % (static_cast<size_t>(n) * sizeof(T)) != 0 || p.stride % n != 0)
+        return false;
+    return true;
+  };
+  if (fits(4)) return f(Lanes<4>{});
+  if (fits(2)) return f(Lanes<2>{});
+  f(Lanes<1>{});
+}
+
+// Loops over elements and rows. -------------------------------------------------------------------------------------
 
 template <int N, class F>
 __global__ void __launch_bounds__(256) each_kernel(int64_t n, F f) {

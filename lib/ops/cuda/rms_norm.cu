@@ -95,45 +95,64 @@ struct Heads {
   int64_t stride;  // from a row to the next of the columns in place
 };
 
-template <class T>
+template <class T, int N>
 __global__ void __launch_bounds__(kHeadWarps* kWarpSize)
     forward_heads(T* x, T* before, float* rstd, const T* w, Heads h, float eps) {
   int64_t units = h.rows * h.heads, all = gridDim.x * kHeadWarps;
   for (int64_t unit = blockIdx.x * kHeadWarps + warp_index(); unit < units; unit += all) {
     T* head = x + unit / h.heads * h.stride + unit % h.heads * h.head_dim;
     T* kept = before + unit * h.head_dim;
-    float squares = 0;
-    for (int64_t c = lane_index(); c < h.head_dim; c += kWarpSize) {
-      T v = head[c];
-      kept[c] = v;
-      squares += widen(v) * widen(v);
+    float v[N], weight[N], squares = 0;
+    for (int64_t c = lane_index() * N; c < h.head_dim; c += kWarpSize * N) {
+      copy_chunk<N>(kept + c, head + c);
+      load(head + c, v);
+#pragma unroll
+      for (int j = 0; j < N; ++j) squares += v[j] * v[j];
     }
     float r = 1.0f / sqrtf(warp_reduce(squares) / static_cast<float>(h.head_dim) + eps);
     if (lane_index() == 0) rstd[unit] = r;
-    for (int64_t c = lane_index(); c < h.head_dim; c += kWarpSize)
-      head[c] = narrow<T>(rounded_to<T>(widen(kept[c]) * r) * widen(w[c]));
+    for (int64_t c = lane_index() * N; c < h.head_dim; c += kWarpSize * N) {
+      load(kept + c, v);
+      load(w + c, weight);
+#pragma unroll
+      for (int j = 0; j < N; ++j) v[j] = rounded_to<T>(v[j] * r) * weight[j];
+      store(head + c, v);
+    }
   }
 }
 
 // partials [blocks * kHeadWarps, head_dim]: the share of each warp in dw; nullptr: not wanted.
-template <class T>
+template <class T, int N>
 __global__ void __launch_bounds__(kHeadWarps* kWarpSize)
     backward_heads(T* dx, const T* before, const float* rstd, const T* w, Heads h, float* partials) {
   int64_t units = h.rows * h.heads, all = gridDim.x * kHeadWarps, warp = blockIdx.x * kHeadWarps + warp_index();
   float* sums = partials == nullptr ? nullptr : partials + warp * h.head_dim;
   if (sums != nullptr)
-    for (int64_t c = lane_index(); c < h.head_dim; c += kWarpSize) sums[c] = 0;
+    for (int64_t c = lane_index() * N; c < h.head_dim; c += kWarpSize * N)
+      for (int j = 0; j < N; ++j) sums[c + j] = 0;
   for (int64_t unit = warp; unit < units; unit += all) {
     T* head = dx + unit / h.heads * h.stride + unit % h.heads * h.head_dim;
     const T* kept = before + unit * h.head_dim;
-    float r = rstd[unit], dots = 0;
-    for (int64_t c = lane_index(); c < h.head_dim; c += kWarpSize)
-      dots += widen(head[c]) * widen(w[c]) * rounded_to<T>(widen(kept[c]) * r);
+    float d[N], v[N], weight[N], r = rstd[unit], dots = 0;
+    for (int64_t c = lane_index() * N; c < h.head_dim; c += kWarpSize * N) {
+      load(head + c, d);
+      load(kept + c, v);
+      load(w + c, weight);
+#pragma unroll
+      for (int j = 0; j < N; ++j) dots += d[j] * weight[j] * rounded_to<T>(v[j] * r);
+    }
     float mean = warp_reduce(dots) / static_cast<float>(h.head_dim);
-    for (int64_t c = lane_index(); c < h.head_dim; c += kWarpSize) {
-      float d = widen(head[c]), normed = rounded_to<T>(widen(kept[c]) * r);
-      if (sums != nullptr) sums[c] += d * normed;
-      head[c] = narrow<T>(r * (d * widen(w[c]) - normed * mean));
+    for (int64_t c = lane_index() * N; c < h.head_dim; c += kWarpSize * N) {
+      load(head + c, d);
+      load(kept + c, v);
+      load(w + c, weight);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        float normed = rounded_to<T>(v[j] * r);
+        if (sums != nullptr) sums[c + j] += d[j] * normed;
+        v[j] = r * (d[j] * weight[j] - normed * mean);
+      }
+      store(head + c, v);
     }
   }
 }
@@ -192,8 +211,12 @@ void head_norm_forward(const Tensor& x, const Tensor& before, const Tensor& rstd
   if (heads.rows * heads.heads == 0) return;
   with_type(x, [&](auto tag) {
     using T = decltype(tag);
-    launch(forward_heads<T>, blocks_for(divide_up(heads.rows * heads.heads, kHeadWarps), kHeadWarps * kWarpSize),
-           ptr<T>(x) + begin, ptr<T>(before), ptr<float>(rstd), ptr<T>(w), heads, eps);
+    T* columns = ptr<T>(x) + begin;
+    Grid grid = blocks_for(divide_up(heads.rows * heads.heads, kHeadWarps), kHeadWarps * kWarpSize);
+    with_warp_width<T>(
+        head_dim, {{columns, x.row_stride()}, {before.raw(), head_dim}, {w.raw(), 0}}, [&]<int N>(Lanes<N>) {
+          launch(forward_heads<T, N>, grid, columns, ptr<T>(before), ptr<float>(rstd), ptr<T>(w), heads, eps);
+        });
   });
 }
 
@@ -205,8 +228,12 @@ void head_norm_backward(const Tensor& dx, const Tensor& dw, bool accumulate_dw, 
   float* partials = dw.defined() ? partials_of(blocks * kHeadWarps, head_dim) : nullptr;
   with_type(before, [&](auto tag) {
     using T = decltype(tag);
-    launch(backward_heads<T>, {dim3(extent(blocks)), dim3(extent(kHeadWarps * kWarpSize))}, ptr<T>(dx) + begin,
-           ptr<T>(before), ptr<float>(rstd), ptr<T>(w), heads, partials);
+    T* columns = ptr<T>(dx) + begin;
+    with_warp_width<T>(head_dim, {{columns, dx.row_stride()}, {before.raw(), head_dim}, {w.raw(), 0}},
+                       [&]<int N>(Lanes<N>) {
+                         launch(backward_heads<T, N>, {dim3(extent(blocks)), dim3(extent(kHeadWarps * kWarpSize))},
+                                columns, ptr<T>(before), ptr<float>(rstd), ptr<T>(w), heads, partials);
+                       });
   });
   if (dw.defined()) add_partials(ptr<float>(dw), partials, blocks * kHeadWarps, head_dim, head_dim, accumulate_dw);
 }

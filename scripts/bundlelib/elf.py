@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 
+from . import versions
 from .errors import PackageError
 
 SYSTEM = re.compile(r"(ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv|libutil|libstdc\+\+|libgcc_s)\.so\b")
@@ -76,14 +77,13 @@ class Binaries:
         for (path, outranked), copies in by_path.items():
             run("strip", "--strip-debug", *copies)
             run("patchelf", *([] if outranked else ["--force-rpath"]), "--set-rpath", path, *copies)
+        for name, version in versions.MET_BY_COMPAT.items():
+            copy = self.tree.top / "lib" / name
+            if copy.is_file() and versions.make_weak(copy, version):
+                run("patchelf", "--add-needed", versions.COMPAT, copy)
 
     def origins(self):
         return sorted({origin for origin, _ in self.placed.values()})
 
-    def floors(self):
-        """The newest versions of the system's libraries that anything asks for: {"GLIBC": "2.34", "GLIBCXX": ...}."""
-        newest = {"GLIBC": (0,), "GLIBCXX": (0,)}
-        said = run("objdump", "-p", *self.origins())
-        for kind, version in re.findall(r"\b(GLIBC|GLIBCXX)_([0-9][0-9.]*)", said):
-            newest[kind] = max(newest[kind], tuple(int(part) for part in version.split(".")))
-        return {kind: ".".join(map(str, version)) for kind, version in newest.items()}
+    def copies(self):
+        return [self.tree.top / place for place in self.placed]

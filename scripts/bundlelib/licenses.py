@@ -1,5 +1,6 @@
 """Licence notices of what the bundle holds, from the distribution's packages."""
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def versions_of(packages):
 
 def collect(tree, origins):
     """Writes licenses/: a notice for each package that `origins` (files) are of, and the table PACKAGES."""
+    if not shutil.which("dpkg-query"):
+        raise PackageError("bundles are made on Debian or Ubuntu, whose packages have the licence notices; there is no dpkg-query")
     packages = set(COMPILED_IN)
     if any("/tests/" in origin for origin in origins):
         packages |= set(TESTS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from .errors import PackageError
 
 # Header-only libraries that are compiled into the program.
-COMPILED_IN = ("libcli11-dev", "nlohmann-json3-dev")
+COMPILED_IN = ("libcli11-dev", "libspdlog-dev", "nlohmann-json3-dev")
 TESTS = ("doctest-dev",)
 COMMON = Path("/usr/share/common-licenses")
 

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "train/bench_shapes.h"
 
 namespace automodel::cli {
 
@@ -11,12 +12,14 @@ void add_bench(CLI::App& app, Context& context) {
   auto options = std::make_shared<train::BenchOptions>();
   CLI::App& command = *app.add_subcommand("bench", "Time training steps of a known shape");
   command.group("");
-  command.add_option("--model", options->shape.model, "llama15m, llama110m or gpt2")->required();
+  command.add_option("--model", options->shape.model, train::bench_models_text())->required();
   command.add_option("--dtype", options->shape.dtype, "Type of the compute: fp32 or bf16")
       ->transform(CLI::CheckedTransformer(std::map<std::string, DType>{{"fp32", DType::kF32}, {"bf16", DType::kBF16}}));
   command.add_option("--batch", options->shape.batch, "Rows of the global batch")->check(CLI::PositiveNumber);
   command.add_option("--seq", options->shape.sequence, "Tokens of a row")->check(CLI::PositiveNumber);
   command.add_option("--steps", options->shape.steps, "Steps that are timed")->check(CLI::PositiveNumber);
+  command.add_flag("--activation-checkpointing", options->shape.activation_checkpointing,
+                   "Keep the inputs of the layers alone and compute the rest again");
   command.add_option("--nproc-per-node", options->nproc_per_node, "Ranks on this machine")->check(CLI::PositiveNumber);
   train::BenchMesh& mesh = options->shape.mesh;
   command.add_option("--strategy", mesh.strategy, "fsdp2, ddp or megatron_fsdp");

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/home.h"
 
 namespace automodel::data {
 namespace {
@@ -32,20 +33,32 @@ std::vector<std::string> files_of_glob(const std::string& pattern) {
   return files;
 }
 
+// A path as a glob that matches it alone.
+std::string escaped(const std::string& path) {
+  std::string out;
+  for (char c : path) {
+    if (c == '*' || c == '?' || c == '[' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+// A folder's, the file itself, or what a glob matches. `start`: where the pattern starts, if not in the working folder.
+std::vector<std::string> files_of(const fs::path& start, const std::string& pattern, const std::string& suffix) {
+  fs::path path = start / pattern;
+  if (fs::is_directory(path)) return files_of_folder(path, suffix);
+  if (fs::is_regular_file(path)) return {path.string()};
+  return files_of_glob(start.empty() ? pattern : escaped(start.string()) + "/" + pattern);
+}
+
 }  // namespace
 
 std::vector<std::string> match_files(const std::vector<std::string>& patterns, const std::string& suffix) {
   std::vector<std::string> all;
   for (const auto& pattern : patterns) {
-    std::vector<std::string> files;
     bool is_folder = fs::is_directory(pattern);
-    if (is_folder) {
-      files = files_of_folder(pattern, suffix);
-    } else if (fs::is_regular_file(pattern)) {
-      files = {pattern};
-    } else {
-      files = files_of_glob(pattern);
-    }
+    std::vector<std::string> files = files_of("", pattern, suffix);
+    if (files.empty() && !is_folder && !in_home(pattern).empty()) files = files_of(program_home(), pattern, suffix);
     AM_CHECK(!files.empty(), Fault::kData, "{}: {}; relative paths start at {}", pattern,
              is_folder ? "the folder holds no file" + (suffix.empty() ? std::string() : " *" + suffix)
                        : std::string("no file matches"),

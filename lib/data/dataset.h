@@ -35,8 +35,9 @@ class Dataset {
 };
 
 // The regular files that the patterns name. A pattern is a file, a folder (its files that end in `suffix` and are not
-// hidden) or a glob. Sorted within each pattern; a file is listed once. Throws Error(kData) for a pattern that names
-// nothing.
+// hidden) or a glob; one that names nothing in the working folder is looked for in the program's home (core/home.h), so
+// that the recipes there run from any folder. Sorted within each pattern; a file is listed once. Throws Error(kData)
+// for a pattern that names nothing.
 std::vector<std::string> match_files(const std::vector<std::string>& patterns, const std::string& suffix = "");
 
 // The window of seq_len + 1 tokens as a sample: inputs are all but the last, labels all but the first.

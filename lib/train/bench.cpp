@@ -18,6 +18,7 @@
 #include "models/registry.h"
 #include "ops/cpu/peak.h"
 #include "parallel/job_groups.h"
+#include "train/bench_shapes.h"
 #include "train/device.h"
 #include "train/pipeline_stages.h"
 #include "train/placement.h"
@@ -26,20 +27,6 @@
 
 namespace automodel::train {
 namespace {
-
-std::string config_of(const std::string& model) {
-  if (model == "gpt2")
-    return R"({"model_type": "gpt2", "vocab_size": 50304, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0})";
-  auto llama = [](int dim, int layers, int heads, int ff) {
-    return fmt::format(
-        R"({{"model_type": "llama", "vocab_size": 32000, "hidden_size": {}, "num_hidden_layers": {},
-            "num_attention_heads": {}, "intermediate_size": {}, "tie_word_embeddings": true, "rms_norm_eps": 1e-5}})",
-        dim, layers, heads, ff);
-  };
-  if (model == "llama15m") return llama(288, 6, 6, 768);
-  if (model == "llama110m") return llama(768, 12, 12, 2048);
-  fail(Fault::kUsage, "bench: unknown model '{}'; known are llama15m, llama110m and gpt2", model);
-}
 
 double operations_per_token(models::CausalLM& model, int64_t sequence) {
   const auto& info = model.info();
@@ -135,6 +122,7 @@ engine::EngineOptions options_of(const BenchShape& shape, const distributed::Dis
                                  models::CausalLM& model, int64_t rows) {
   engine::EngineOptions options;
   place_by(options, {.strategy = setup.strategy_config, .checkpointing = setup.activation_checkpointing});
+  options.activation_checkpointing = shape.activation_checkpointing;
   options.unit.param_dtype = shape.dtype;
   options.unit.reduce_dtype = DType::kF32;
   if (setup.mesh_context.pp_enabled()) options.pipeline = pipeline_of(shape.mesh, model, rows);
@@ -176,7 +164,7 @@ BenchResult bench(const BenchShape& shape, comm::World& world) {
   int64_t rows = shape.batch / data_ranks;
   parallel::JobGroups groups(setup.mesh_context, ranks,
                              parallel::sharing_of(setup.strategy_config, ops::ContextMethod::kAllGather));
-  auto model = models::build(config::parse_json(config_of(shape.model), shape.model));
+  auto model = models::build(config::parse_json(bench_config(shape.model), shape.model));
   engine::Engine engine(*model, groups.all(), device.allocator(), options_of(shape, setup, *model, rows));
   engine.initialise(1);
   // Ranks that share a batch get the same tokens.
@@ -200,6 +188,8 @@ BenchResult bench(const BenchShape& shape, comm::World& world) {
   result.tokens_per_s = static_cast<double>(shape.batch * shape.sequence) / times[times.size() / 2];
   result.gflops = result.tokens_per_s * operations_per_token(*model, shape.sequence) / 1e9;
   result.share_of_peak = result.gflops * 1e9 / peak;
+  result.peak_tensor_mb =
+      ranks.reduced(static_cast<double>(device.allocator().stats().peak_total) / (1 << 20), comm::Reduce::kMax);
   result.peak_rss_mb = ranks.reduced(peak_rss_mb(), comm::Reduce::kMax);
   result.threads = omp_get_max_threads();
   result.device = name_of(device.device());
@@ -218,6 +208,8 @@ std::string to_json(const BenchShape& shape, const BenchResult& r, int ranks) {
                         {"tokens_per_s", r.tokens_per_s},
                         {"gflops", r.gflops},
                         {"share_of_peak", r.share_of_peak},
+                        {"activation_checkpointing", shape.activation_checkpointing},
+                        {"peak_tensor_mb", r.peak_tensor_mb},
                         {"peak_rss_mb", r.peak_rss_mb}}
       .dump();
 }

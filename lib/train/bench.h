@@ -23,11 +23,12 @@ struct BenchMesh {
 };
 
 struct BenchShape {
-  std::string model;  // llama15m, llama110m, gpt2
+  std::string model;  // of bench_models()
   DType dtype = DType::kF32;
   int64_t batch = 8;  // rows of the global batch
   int64_t sequence = 256;
   int64_t steps = 10;  // measured, after two that are not
+  bool activation_checkpointing = false;
   BenchMesh mesh = {};
   DeviceChoice device = DeviceChoice::kAuto;
 };
@@ -38,8 +39,9 @@ struct BenchResult {
   // Of what all ranks reach, measured beside the steps: registers alone on the CPU, a large matrix product on a device.
   double share_of_peak = 0;
   std::string device;
-  double peak_rss_mb = 0;  // largest of the ranks
-  int threads = 1;         // of each rank
+  double peak_tensor_mb = 0;  // of all tensors at one time, largest of the ranks
+  double peak_rss_mb = 0;     // largest of the ranks
+  int threads = 1;            // of each rank
 };
 
 // Throws Error(kUsage) for an unknown shape or a batch that the ranks cannot share, Error(kConfig) for a mesh that they

@@ -5,6 +5,7 @@
 #include "config/config.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/home.h"
 #include "train/engine_limits.h"
 #include "train/mistakes.h"
 #include "train/moved_keywords.h"
@@ -213,7 +214,8 @@ LoadedRecipe read_recipe(config::Node node, config::Report& report) {
 
 config::Node load_tree(const RecipeSource& source, config::Report& report) {
   const config::Overrides overrides = config::parse_overrides(source.overrides, report);
-  const std::string path = overrides.config_path.value_or(source.path);
+  std::string path = overrides.config_path.value_or(source.path);
+  if (!fs::is_regular_file(path) && fs::is_regular_file(in_home(path))) path = in_home(path).string();
   AM_CHECK(fs::is_regular_file(path), Fault::kUsage,
            "{}: there is no such recipe file\n    hint: a recipe is a YAML file; paths start at the working folder",
            path);

@@ -141,6 +141,17 @@ TEST_CASE("bench times steps of a known shape") {
   }
 }
 
+TEST_CASE("bench with activation checkpointing holds less at a time") {
+  const std::string bench = "bench --model llama15m --batch 8 --seq 64 --steps 1 --format json ";
+  const auto peak = [&](const char* more) {
+    const Run result = run(bench + more, false);
+    REQUIRE(result.code == 0);
+    return nlohmann::json::parse(result.output).at("peak_tensor_mb").get<double>();
+  };
+  CHECK(peak("--activation-checkpointing") < 0.9 * peak(""));
+  CHECK(has(run("bench --model llama70b"), "known are llama15m, "));
+}
+
 TEST_CASE("bench times a mesh, and says when the ranks cannot form it") {
   const std::string bench = "bench --model llama15m --batch 4 --seq 8 --steps 1 --format json ";
   const Run cut = run(bench + "--nproc-per-node 2 --tp 2 --sequence-parallel", false);

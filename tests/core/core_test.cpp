@@ -9,6 +9,7 @@
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/home.h"
 #include "core/rng.h"
 #include "core/shape.h"
 
@@ -89,4 +90,23 @@ TEST_CASE("shapes count and refuse") {
   CHECK(s[-1] == 4);
   CHECK(s.str() == "[2, 3, 4]");
   CHECK_THROWS_AS((Shape{1, -2}), Error);
+}
+
+TEST_CASE("The home is the clone around a build folder, or share/automodel of a bundle, wherever it lies") {
+  fs::path top = fs::temp_directory_path() / ("automodel [home] " + std::to_string(::getpid()));
+  fs::remove_all(top);
+  for (const char* folder :
+       {"clone/build/x/bin", "clone/recipes", "bundle/libexec", "bundle/share/automodel/recipes", "elsewhere/bin"})
+    fs::create_directories(top / folder);
+  write_file_atomically(top / "clone/recipes/quickstart.yaml", "");
+  write_file_atomically(top / "bundle/share/automodel/recipes/quickstart.yaml", "");
+  CHECK(home_of(top / "clone/build/x/bin") == top / "clone");
+  CHECK(home_of(top / "clone/build/bin") == top / "clone");
+  CHECK(home_of(top / "bundle/libexec") == top / "bundle/share/automodel");
+  CHECK(home_of(top / "elsewhere/bin") == "");
+  CHECK(home_of("/") == "");
+  fs::remove_all(top);
+  // This program's own is the clone.
+  CHECK(fs::equivalent(program_home(), AUTOMODEL_SOURCE_DIR));
+  CHECK(in_home("/etc/hosts") == "");
 }

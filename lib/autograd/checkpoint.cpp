@@ -15,25 +15,25 @@ void Recollection::made(const char* op, Work work, std::span<const Tensor> value
   // A router is a product too.
   bool counted = work == Work::kProduct || work == Work::kSummedProduct || work == Work::kRouting;
   bool odd = counted && ++products_ % 2 == 1;
-  Call call;
+  bool kept = false;
   switch (options_.recall) {
     case Recall::kNothing:
       break;
     case Recall::kRouting:
-      call.kept = work == Work::kRouting;
+      kept = work == Work::kRouting;
       break;
     case Recall::kSelected:
-      call.kept = odd || (work != Work::kProduct && work != Work::kLight);
+      kept = odd || (work != Work::kProduct && work != Work::kLight);
       break;
   }
+  Call call{op, work, kept ? Fate::kKept : Fate::kMadeAgain, {}};
   for (const Tensor& t : values) {
     if (!t.defined())
       call.values.emplace_back();
     else
-      call.values.push_back({call.kept ? t : Tensor{}, t.shape(), t.dtype(), true});
+      call.values.push_back({kept ? t : Tensor{}, t.shape(), t.dtype(), true});
   }
   calls_.push_back(std::move(call));
-  if (options_.trace) options_.trace(op, work, calls_.back().kept);
 }
 
 void Recollection::start_again() {
@@ -42,11 +42,12 @@ void Recollection::start_again() {
 }
 
 void Recollection::first_run_ends() {
-  if (!options_.ends_in_sum) return;
-  for (size_t i = last_product_; i < calls_.size(); ++i) {
-    calls_[i].kept = false;
+  for (size_t i = last_product_; options_.ends_in_sum && i < calls_.size(); ++i) {
+    calls_[i].fate = Fate::kLeftOut;
     for (Value& value : calls_[i].values) value.tensor = {};
   }
+  if (!options_.trace) return;
+  for (const Call& call : calls_) options_.trace(call.op, call.work, call.fate);
 }
 
 bool Recollection::recall(std::span<Tensor> values, Allocator& allocator) {
@@ -54,12 +55,12 @@ bool Recollection::recall(std::span<Tensor> values, Allocator& allocator) {
   size_t index = next_++;
   AM_CHECK(index < calls_.size(), Fault::kBug, "a checkpointed block does more in its second run than in its first");
   Call& call = calls_[index];
-  bool unread = options_.ends_in_sum && index >= last_product_;
-  if (!call.kept && !unread) return false;
+  if (call.fate == Fate::kMadeAgain) return false;
   for (size_t i = 0; i < values.size(); ++i) {
     Value& value = call.values[i];
     if (!value.defined) continue;
-    values[i] = call.kept ? std::exchange(value.tensor, {}) : Tensor::empty(value.shape, value.dtype, allocator);
+    values[i] =
+        call.fate == Fate::kKept ? std::exchange(value.tensor, {}) : Tensor::empty(value.shape, value.dtype, allocator);
   }
   return true;
 }

@@ -18,13 +18,20 @@ enum class Recall {
   kSelected,  // every other product, starting with the first, and whatever is dear to make again (Work)
 };
 
+// What becomes of a result between the runs.
+enum class Fate {
+  kKept,
+  kMadeAgain,
+  kLeftOut  // neither: nobody reads it in the second run
+};
+
 struct CheckpointOptions {
   Recall recall = Recall::kNothing;
   // What the block's last product gives reaches its result by sums, dropout and exchanges alone, for whose gradients no
   // value is needed: the second run leaves them out.
   bool ends_in_sum = false;
-  // Told of each result in the first run: the op, the kind of work, whether it is kept.
-  std::function<void(const char* op, Work work, bool kept)> trace = {};
+  // Told of each result after the first run.
+  std::function<void(const char* op, Work work, Fate fate)> trace = {};
 };
 
 // `block` must give the same numbers both times and may use no Var but its argument. Gathering of parameters belongs
@@ -52,7 +59,9 @@ class Recollection {
     bool defined = false;
   };
   struct Call {
-    bool kept = false;
+    const char* op = "";
+    Work work = Work::kLight;
+    Fate fate = Fate::kMadeAgain;
     std::vector<Value> values;
   };
 

@@ -50,6 +50,7 @@ void append_row(const Sample& sample, int32_t pad_id, Batch& batch) {
     for (int32_t t = 0; t < document; ++t) batch.position_ids.push_back(t);
   }
 
+  batch.lengths.push_back(length);
   for (int32_t label : sample.labels) batch.label_count += label != kIgnoredLabel;
   auto last = std::find_if(sample.labels.rbegin(), sample.labels.rend(), [](int32_t x) { return x != kIgnoredLabel; });
   batch.token_count += sample.labels.rend() - last;
@@ -84,6 +85,7 @@ Batch make_filler(const Sample& shape, const CollateOptions& options) {
   std::fill(row.labels.begin(), row.labels.end(), kIgnoredLabel);
   Batch batch = collate({row}, {0}, options);
   batch.sample_count = 0;
+  batch.lengths = {0};
   return batch;
 }
 

@@ -19,6 +19,7 @@ struct Batch {
   // document before it. Empty when each row is one document.
   std::vector<int32_t> document_bounds;
   std::vector<int64_t> samples;  // of each row: the sample's number in the dataset
+  std::vector<int64_t> lengths;  // of each row: its tokens without padding; 0: a filler
 
   int64_t sample_count = 0;  // real samples; 0 for a filler row (see make_filler)
   int64_t label_count = 0;   // labels that are not ignored

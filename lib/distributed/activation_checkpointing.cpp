@@ -14,7 +14,8 @@ void describe(config::Names<ActivationCheckpointing>& n) {
   n("true", ActivationCheckpointing::kFull, "only the inputs of each layer are kept; the layer runs again");
   n("on", ActivationCheckpointing::kFull)("full", ActivationCheckpointing::kFull);
   n("enabled", ActivationCheckpointing::kFull)("yes", ActivationCheckpointing::kFull);
-  n("selective", ActivationCheckpointing::kSelective, "every other matrix product is kept too");
+  n("selective", ActivationCheckpointing::kSelective,
+    "results of attention, exchanges and every other product are kept too");
   n.ignore_case();
 }
 

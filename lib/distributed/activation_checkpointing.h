@@ -8,7 +8,7 @@
 
 namespace automodel::distributed {
 
-// kFull keeps the inputs of each layer; kSelective keeps the outputs of every other matrix product too.
+// kFull keeps the inputs of each layer; kSelective keeps what is dear to make again too (autograd::Recall).
 enum class ActivationCheckpointing { kNone, kFull, kSelective };
 // The words of a recipe, in any case: false off none disabled no | true on full enabled yes | selective.
 void describe(config::Names<ActivationCheckpointing>&);

@@ -14,9 +14,10 @@ void describe_section(config::Fields<S>& f) {
   f("strategy", &S::strategy, "How the model lies on the ranks.");
   f.flatten(&S::sizes);
   f("activation_checkpointing", &S::activation_checkpointing,
-    "Compute activations again in the backward instead of keeping them: false, true (or full; only what each layer "
-    "starts from is kept), selective (results of attention, of exchanges and of every other matrix product too). "
-    "AUTOMODEL_AC_TRACE=1 shows what is kept.");
+    "Compute activations again in the backward instead of keeping them: false, true (or full: what each layer starts "
+    "from is kept, and what routers choose), selective (results of attention, of exchanges, of products with a bias "
+    "and "
+    "of every other product without one too). AUTOMODEL_AC_TRACE=1 shows what is kept.");
   f("pipeline", &S::pipeline, "Pipeline stages and their schedule. Required when pp_size is above 1; {} is enough.");
   f("moe", &S::moe, "Mixtures of experts when ep_size is above 1.");
   f.flatten(&S::options);

@@ -235,18 +235,18 @@ void Engine::update(const StepInput& input, float norm) {
   balance_experts();
 }
 
-// The layers of this rank whose experts are balanced by a bias.
 std::vector<nn::MoeMlp*> Engine::biased_experts() const {
   std::vector<nn::MoeMlp*> out;
   for (int stage : own_)
     for (int i = stages_[static_cast<size_t>(stage)].begin; i < stages_[static_cast<size_t>(stage)].end; ++i)
-      if (nn::MoeMlp* experts = model_.experts(i); experts != nullptr && experts->spec().bias_step != 0)
+      if (nn::MoeMlp* experts = model_.experts(i); experts != nullptr && !experts->bias().empty())
         out.push_back(experts);
   return out;
 }
 
 void Engine::balance_experts() {
   std::vector<nn::MoeMlp*> layers = biased_experts();
+  std::erase_if(layers, [](nn::MoeMlp* layer) { return layer->spec().bias_step == 0; });
   if (layers.empty()) return;
   std::vector<int64_t> load;
   for (nn::MoeMlp* layer : layers) {

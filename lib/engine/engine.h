@@ -82,7 +82,7 @@ struct StateSlice {
   bool saved = true;  // of the ranks that have these elements, one is to save them
 };
 
-// The selection bias of a layer of this rank that balances its experts by one (nn::MoeSpec::bias_step).
+// The selection bias of a layer of this rank that has one (nn::MoeMlp::bias).
 struct ExpertBias {
   std::string name;
   std::span<float> values;  // by expert
@@ -181,6 +181,7 @@ class Engine {
   float gradient_norm() const;
   [[noreturn]] void refuse_gradients(float norm) const;
   void update(const StepInput& input, float norm);
+  // The layers of this rank whose routers have a bias.
   std::vector<nn::MoeMlp*> biased_experts() const;
   void balance_experts();
 

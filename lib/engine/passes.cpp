@@ -25,6 +25,7 @@ namespace {
 nn::Tokens cut_rows(const nn::Tokens& batch, int64_t begin, int64_t end) {
   nn::Tokens part = batch;
   part.batch = end - begin;
+  if (!batch.lengths.empty()) part.lengths.assign(batch.lengths.begin() + begin, batch.lengths.begin() + end);
   auto cut = [&](Tensor& tokens) {
     if (tokens.defined()) tokens = tokens.narrow(begin * batch.sequence, (end - begin) * batch.sequence);
   };
@@ -103,8 +104,11 @@ nn::Tokens Engine::local_tokens(const nn::Tokens& batch, bool trains) const {
 autograd::CheckpointOptions Engine::checkpointing(int i) {
   autograd::CheckpointOptions options{options_.recall, model_.layer_ends_in_sum(i), {}};
   if (!std::exchange(options_.trace_checkpointing, false)) return options;
-  options.trace = [i](const char* op, autograd::Work work, bool kept) {
-    log::info("activation checkpointing: layer {}: {} ({}): {}", i, op, name_of(work), kept ? "SAVE" : "RECOMPUTE");
+  options.trace = [i](const char* op, autograd::Work work, autograd::Fate fate) {
+    const char* said = fate == autograd::Fate::kKept        ? "SAVE"
+                       : fate == autograd::Fate::kMadeAgain ? "RECOMPUTE"
+                                                            : "LEAVE OUT";
+    log::info("activation checkpointing: layer {}: {} ({}): {}", i, op, name_of(work), said);
   };
   return options;
 }

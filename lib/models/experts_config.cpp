@@ -13,7 +13,7 @@ void describe(config::Fields<ExpertsConfig>& f) {
       .at_least(0);
   f("gate_bias_update_factor", &C::gate_bias_update_factor,
     "Balance without a loss: how much each update moves the bias that a router adds to the probability of an expert "
-    "when it chooses, against the expert's load. 0: there is no such bias.")
+    "when it chooses, against the expert's load. 0: a bias that the weights come with stays as it is.")
       .at_least(0);
   f.check([](const C& c, config::Problems& p) {
     if (c.num_experts_per_tok > c.num_local_experts)

@@ -63,6 +63,13 @@ bool names(std::string_view pattern, std::string_view module) {
   return dot != std::string_view::npos && fits(pattern, module.substr(dot + 1));
 }
 
+// Whether the pattern names something that the module is part of.
+bool contains(std::string_view pattern, std::string module) {
+  while (module.find('.') != std::string::npos)
+    if (module = parent_of(module); names(pattern, module)) return true;
+  return false;
+}
+
 // "model.layers.3.mlp.up_proj" as a plan would write it.
 std::string pattern_of(const std::string& module) {
   std::string out;
@@ -144,6 +151,9 @@ class Reader {
       found = true;
       if (side && *side != Side::kNone && !cut(module, *side, pattern, style)) return;
     }
+    // Styles that cut nothing are also given to what contains modules.
+    if (side == Side::kNone)
+      found |= std::ranges::any_of(modules_, [&](const Module& m) { return contains(pattern, m.name); });
     if (!found) complain(pattern, "no module of the model has such a name", pattern_hint(pattern));
   }
 

@@ -19,15 +19,19 @@ ops::RoutedRows routed_rows(const Tokens& tokens, Allocator& allocator) {
   int64_t all = tokens.count(), each = (all + ranks.tp_size() - 1) / ranks.tp_size();
   int64_t first = std::min(all, each * ranks.tp_rank());
   ops::RoutedRows rows{std::min(each, all - first), first, tokens.batch, tokens.sequence, {}, 0};
-  if (ranks.cp == nullptr || tokens.whole_sequence == tokens.sequence * ranks.cp->size()) return rows;
-  // Context-parallel ranks pad the samples; the end of each chunk may be padding.
-  ops::ContextChunks chunks{ranks.cp->size()};
-  int64_t chunk = tokens.sequence / 2;
+  int cp = ranks.cp == nullptr ? 1 : ranks.cp->size();
+  int64_t whole = tokens.whole_sequence == 0 ? tokens.sequence : tokens.whole_sequence;
+  if (tokens.lengths.empty() && whole == tokens.sequence * cp) return rows;
+  // Samples may be padded on the right; context-parallel ranks pad them further, so the end of each chunk may be
+  // padding.
+  ops::ContextChunks chunks{cp};
+  int64_t chunk = cp == 1 ? tokens.sequence : tokens.sequence / 2;
   std::vector<int32_t> real;
   for (int64_t i = first; i < first + rows.count; ++i) {
-    int64_t at = i % tokens.sequence, half = at / chunk;
-    int64_t position = chunks.of(ranks.cp->rank(), static_cast<int>(half)) * chunk + at % chunk;
-    real.push_back(position < tokens.whole_sequence ? 1 : 0);
+    int64_t sample = i / tokens.sequence, at = i % tokens.sequence, half = at / chunk;
+    int64_t begin = cp == 1 ? 0 : chunks.of(ranks.cp->rank(), static_cast<int>(half)) * chunk;
+    int64_t end = tokens.lengths.empty() ? whole : tokens.lengths[static_cast<size_t>(sample)];
+    real.push_back(begin + at % chunk < end ? 1 : 0);
     if (real.back() == 0) ++rows.padding;
   }
   rows.real = Tensor::empty({rows.count}, DType::kI32, allocator, MemoryClass::kWorkspace);
@@ -42,7 +46,7 @@ MoeMlp::MoeMlp(const std::string& prefix, const MoeSpec& spec)
       router_(prefix + spec.names.router, {spec.hidden, spec.experts, false, false, spec.init_std}),
       load_(static_cast<size_t>(spec.experts), 0),
       bias_name_(prefix + spec.names.router + ".e_score_correction_bias") {
-  if (spec.bias_step != 0) bias_.resize(static_cast<size_t>(spec.experts), 0.0f);
+  if (spec.bias_step != 0) have_bias();
   experts_.reserve(static_cast<size_t>(spec.experts));
   for (int64_t e = 0; e < spec.experts; ++e) {
     std::string name = prefix + "experts." + std::to_string(e) + ".";
@@ -76,7 +80,7 @@ Var MoeMlp::forward(const Var& x, const Tokens& tokens) {
     balance.sharing = {ranks.tp, ranks.cp};
   }
   ops::Routing routing = ops::route(rows, router, routed, balance);
-  if (x.tape->recording()) count_load(routing);
+  if (x.tape->recording() && spec_.bias_step != 0) count_load(routing);
 
   int64_t ep = ranks.ep == nullptr ? 1 : ranks.ep->size();
   AM_CHECK(spec_.experts % ep == 0, Fault::kBug, "{} experts for {} ranks", spec_.experts, ep);
@@ -101,12 +105,16 @@ void MoeMlp::count_load(const ops::Routing& routing) {
   for (size_t e = 0; e < load_.size(); ++e) load_[e] += counts[e];
 }
 
+void MoeMlp::have_bias() {
+  bias_.assign(static_cast<size_t>(spec_.experts), 0.0f);
+}
+
 void MoeMlp::clear_load() {
   std::ranges::fill(load_, 0);
 }
 
 void MoeMlp::update_bias(std::span<const int64_t> load) {
-  AM_CHECK(!bias_.empty() && load.size() == bias_.size(), Fault::kBug, "a load of {} experts for {} biases",
+  AM_CHECK(spec_.bias_step != 0 && load.size() == bias_.size(), Fault::kBug, "a load of {} experts for {} biases",
            load.size(), bias_.size());
   // load < total / n, in integers.
   int64_t total = std::accumulate(load.begin(), load.end(), int64_t{0});

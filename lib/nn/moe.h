@@ -34,7 +34,7 @@ struct MoeSpec {
   // A sample's loss depends on that sample alone, so no mesh changes it; the loss that a step reports leaves it out.
   float balance_coefficient = 0;
   // Balance without a loss (Wang et al., "Auxiliary-Loss-Free Load Balancing", 2024): update_bias() moves each expert's
-  // selection bias by this much. 0: there is no bias.
+  // selection bias by this much. 0: a bias that the weights come with stays as it is.
   float bias_step = 0;
 };
 
@@ -51,7 +51,8 @@ class MoeMlp {
   const MoeSpec& spec() const { return spec_; }
 
   // How often each expert was chosen by this rank's tokens since the last clear_load(): in passes that are recorded for
-  // a gradient, once each (activation checkpointing records a pass once, whatever it repeats).
+  // a gradient, once each (activation checkpointing records a pass once, whatever it repeats). Without bias_step
+  // nobody counts.
   const std::vector<int64_t>& load() const { return load_; }
   void clear_load();
 
@@ -60,7 +61,9 @@ class MoeMlp {
   // After a step, with the load of all ranks that have other tokens: moves the bias of the experts above the mean load
   // down and of those below it up. Error(kBug) when bias_step is 0.
   void update_bias(std::span<const int64_t> load);
-  // Of the choice, by expert; empty when bias_step is 0. Every rank has the same.
+  // From now on there is a bias; it is zero.
+  void have_bias();
+  // Of the choice, by expert; empty when there is none. Every rank has the same.
   const std::vector<float>& bias() const { return bias_; }
   std::span<float> mutable_bias() { return bias_; }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "nn/kv_cache.h"
 #include "nn/parallel.h"
@@ -17,7 +18,9 @@ struct Tokens {
   Tensor ids;                  // i32 [T]
   Tensor positions;            // i32 [T]; restart in every document of a packed row
   Tensor labels;               // i32 [T], -100 where ignored; undefined when no loss is wanted
-  Tensor document_start;       // i32 [batch, sequence], see ops::AttentionArgs; undefined: one document per row
+  // Of each row, whole: its tokens before padding, which routers leave out; 0: a filler. Empty: there is no padding.
+  std::vector<int64_t> lengths;
+  Tensor document_start;  // i32 [batch, sequence], see ops::AttentionArgs; undefined: one document per row
 
   // Training: what each label token's loss is multiplied with in the objective (1 / label tokens of the global batch).
   // 0: nothing but the output is wanted.

@@ -151,7 +151,22 @@ void open_source(Job& job, ModelParts parts, Mistakes& mistakes) {
     mistakes.attempt(job.recipe.node, "distributed.pipeline", [&] { engine_options(job); });
 }
 
+// What a tp_plan leaves whole is computed by every rank.
+void note_plan(Job& job) {
+  const models::ModelInfo& info = job.source.model->info();
+  if (!job.setup || job.setup->mesh_context.tp_size() == 1) return;
+  bool products = info.cuts_heads || info.cuts_mlps;
+  if (!products && !info.cuts_vocabulary)
+    job.warnings.push_back("distributed.tp_plan cuts nothing: every tensor-parallel rank holds and computes all of it");
+  const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&job.setup->strategy_config);
+  if (!products && fsdp2 != nullptr && fsdp2->enable_async_tensor_parallel)
+    job.warnings.push_back(
+        "distributed.enable_async_tensor_parallel has no effect: distributed.tp_plan cuts no attention and no MLP, so "
+        "no rows travel beside products");
+}
+
 void note_model(Job& job) {
+  note_plan(job);
   for (const std::string& note : job.source.model->info().notes) job.warnings.push_back(note);
 }
 

@@ -1,5 +1,6 @@
 #include "train/tokens.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "core/error.h"
@@ -38,6 +39,8 @@ nn::Tokens to_tokens(const data::Batch& batch, Allocator& allocator) {
   tokens.ids = made_of(batch.input_ids, flat, allocator);
   tokens.labels = made_of(batch.labels, flat, allocator);
   tokens.positions = made_of(batch.position_ids, flat, allocator);
+  if (std::ranges::any_of(batch.lengths, [&](int64_t length) { return length < batch.cols; }))
+    tokens.lengths = batch.lengths;
   tokens.samples = made_of(batch.samples, {batch.rows}, allocator);
   if (!batch.document_bounds.empty())
     tokens.document_start = made_of(document_starts(batch), {batch.rows, batch.cols}, allocator);

@@ -37,13 +37,15 @@ void add_specs(std::vector<checkpoint::TensorSpec>& out, models::CausalLM& model
   for (const nn::Param* p : model.params()) out.push_back({prefix + p->name, dtype, dims_of(*p)});
 }
 
-// The selection biases of all layers that have them (nn::MoeSpec::bias_step).
-std::vector<checkpoint::TensorSpec> bias_specs(models::CausalLM& model) {
-  std::vector<checkpoint::TensorSpec> out;
+std::vector<nn::MoeMlp*> expert_layers(models::CausalLM& model) {
+  std::vector<nn::MoeMlp*> out;
   for (int i = 0; i < model.layers(); ++i)
-    if (nn::MoeMlp* experts = model.experts(i); experts != nullptr && experts->spec().bias_step != 0)
-      out.push_back({experts->bias_name(), DType::kF32, {experts->spec().experts}});
+    if (nn::MoeMlp* experts = model.experts(i)) out.push_back(experts);
   return out;
+}
+
+checkpoint::TensorSpec bias_spec(const nn::MoeMlp& experts) {
+  return {experts.bias_name(), DType::kF32, {experts.spec().experts}};
 }
 
 checkpoint::Region region_of(const engine::ExpertBias& bias) {
@@ -53,9 +55,10 @@ checkpoint::Region region_of(const engine::ExpertBias& bias) {
 checkpoint::LoadOptions options_for(models::CausalLM& model, const checkpoint::TensorSet& source) {
   checkpoint::LoadOptions options;
   for (const nn::Param* p : model.params()) options.expected.push_back({p->name, dims_of(*p)});
-  // Weights that were trained otherwise have no biases: these start at zero.
-  for (const checkpoint::TensorSpec& bias : bias_specs(model))
-    if (source.find(bias.name) != nullptr) options.expected.push_back({bias.name, bias.shape});
+  // Selection biases come with weights that were trained with them.
+  for (const nn::MoeMlp* experts : expert_layers(model))
+    if (source.find(experts->bias_name()) != nullptr)
+      options.expected.push_back({experts->bias_name(), bias_spec(*experts).shape});
   if (model.info().tied_head) options.aliases["lm_head.weight"] = model.root_params()[0]->name;
   return options;
 }
@@ -70,6 +73,8 @@ checkpoint::LoadSummary load_weights(engine::Engine& engine, models::CausalLM& m
                                      const checkpoint::TensorSet& source) {
   std::vector<checkpoint::LoadSlice> slices;
   for (const engine::StateSlice& s : engine.state()) slices.push_back(load_slice(s, "", s.master));
+  for (nn::MoeMlp* experts : expert_layers(model))
+    if (source.find(experts->bias_name()) != nullptr || !experts->bias().empty()) experts->have_bias();
   for (const engine::ExpertBias& bias : engine.expert_biases())
     if (source.find(bias.name) != nullptr) slices.push_back({region_of(bias), DType::kF32, bias.values.data()});
   auto summary = checkpoint::load(source, slices, options_for(model, source));
@@ -106,7 +111,8 @@ checkpoint::TensorGroup model_group(const engine::Engine& engine, models::Causal
   add_specs(group.tensors, model, "", stored);
   for (const engine::StateSlice& s : engine.state())
     if (s.saved) group.slices.push_back(save_slice(s, "", s.master));
-  for (const checkpoint::TensorSpec& bias : bias_specs(model)) group.tensors.push_back(bias);
+  for (const nn::MoeMlp* experts : expert_layers(model))
+    if (!experts->bias().empty()) group.tensors.push_back(bias_spec(*experts));
   for (const engine::ExpertBias& bias : engine.expert_biases())
     if (bias.saved) group.slices.push_back({region_of(bias), DType::kF32, bias.values.data()});
   return group;

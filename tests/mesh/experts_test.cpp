@@ -56,7 +56,9 @@ TEST_CASE("experts that a bias balances train on every mesh as on one rank") {
   std::string config = kMixtral;
   config.replace(config.find("\"output_router_logits\": true"), 28, "\"gate_bias_update_factor\": 0.03");
   MeshTrace one = test::run_job(job_of(config, {}));
-  CHECK(one.losses.back() != test::run_job(job_of(kMixtral, {})).losses.back());
+  std::string without = config;
+  without.replace(without.find("0.03"), 4, "0.00");
+  CHECK(one.losses.back() != test::run_job(job_of(without, {})).losses.back());
   for (const MeshSizes& mesh : {MeshSizes{.dp_shard = 4, .ep = 2},
                                 {.tp = 2},
                                 {.dp_shard = 2, .cp = 2, .tp = 2, .ep = 4, .sequence_parallel = true},
@@ -67,6 +69,27 @@ TEST_CASE("experts that a bias balances train on every mesh as on one rank") {
     job.options.activation_checkpointing = true;
     job.options.recall = autograd::Recall::kSelected;
     test::check_close(test::run_job(job), one);
+  }
+}
+
+TEST_CASE("padding and fillers are no load of the experts, on any mesh") {
+  std::string biased = kMixtral;
+  biased.replace(biased.find("\"output_router_logits\": true"), 28, "\"gate_bias_update_factor\": 0.03");
+  for (const std::string& config : {biased, std::string(kMixtral), std::string(kQwen3Moe)}) {
+    MeshJob alone = job_of(config, {});
+    alone.padding = 0;
+    MeshTrace one = test::run_job(alone);
+    for (const MeshSizes& mesh : {MeshSizes{},
+                                  {.dp_shard = 4, .ep = 2},
+                                  {.cp = 2},
+                                  {.cp = 2, .tp = 2, .ep = 4},
+                                  {.tp = 2, .sequence_parallel = true},
+                                  {.pp = 2, .dp_shard = 2}}) {
+      CAPTURE(mesh.text());
+      MeshJob job = job_of(config, mesh);
+      job.padding = 7;
+      test::check_close(test::run_job(job), one);
+    }
   }
 }
 

@@ -69,7 +69,9 @@ TEST_CASE("styles that say where results go cut as the plain ones do, or not at 
   plan["layers.*.input_layernorm"] = "sequence_parallel";
   plan["norm"] = "sequence_parallel";
   plan["layers.*.mlp"] = "gather";
-  // A module without a weight of its own is no name.
+  // A module without a weight of its own has nothing that could be cut.
+  CHECK(ask(plan).problems == "");
+  plan["layers.*.mlp"] = "colwise";
   CHECK(ask(plan).problems.starts_with("distributed.tp_plan.layers.*.mlp: no module of the model has such a name"));
   plan.erase("layers.*.mlp");
   const Answer answer = ask(plan);

@@ -138,6 +138,7 @@ Trace run(const Mesh& mesh) {
     ranks.sequence_parallel = mesh.rows;
     nn::MoeSpec spec = spec_of();
     spec.balance_coefficient = 0.7f;
+    spec.bias_step = 0.01f;  // so that the load is counted
     nn::MoeMlp layer("moe.", spec);
     int each = mesh.ep ? static_cast<int>(kExperts) / world.size() : static_cast<int>(kExperts);
     int first = mesh.ep ? each * world.rank() : 0;

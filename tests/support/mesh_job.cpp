@@ -36,9 +36,10 @@ Sample sample_of(const MeshJob& job, int step, int64_t number, int64_t vocab) {
   // Documents of a third and a half of what is left, and the rest; none starts in a row that is not packed.
   int64_t second = job.packed ? job.length / 3 + number % 2 : job.length;
   int64_t third = job.packed ? second + (job.length - second) / 2 : job.length;
+  s.length = job.padding < 0 ? job.length : number % 5 == 3 ? 0 : job.length - number % 3;
   for (int64_t t = 0; t < job.length; ++t) {
-    s.ids.push_back(token(t));
-    s.labels.push_back(t < ignored ? -100 : token(t + 1));
+    s.ids.push_back(t < s.length ? token(t) : job.padding);
+    s.labels.push_back(t < ignored || t >= s.length ? -100 : token(t + 1));
     int64_t start = t >= third ? third : t >= second ? second : 0;
     s.document_start.push_back(static_cast<int32_t>(start));
     s.positions.push_back(static_cast<int32_t>(t - start));
@@ -51,19 +52,21 @@ std::vector<nn::Tokens> batches_of(const MeshJob& job, int step, int dp_rank, in
   std::vector<nn::Tokens> out;
   for (int64_t a = 0; a < job.accumulation; ++a) {
     Sample all;
-    std::vector<int64_t> numbers;
+    std::vector<int64_t> numbers, lengths;
     for (int64_t i = 0; i < local; ++i) {
       numbers.push_back(dp * (a * local + i) + dp_rank);
       Sample s = sample_of(job, step, numbers.back(), vocab);
       auto join = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
       join(all.ids, s.ids), join(all.labels, s.labels), join(all.positions, s.positions);
       join(all.document_start, s.document_start);
+      lengths.push_back(s.length);
     }
     nn::Tokens tokens = support::make_tokens(local, job.length, all.ids, all.labels);
     tokens.positions = support::int_tensor({local * job.length}, all.positions);
     if (job.packed) tokens.document_start = support::int_tensor({local, job.length}, all.document_start);
     tokens.samples = Tensor::empty({local}, DType::kI64, support::token_memory());
     std::memcpy(tokens.samples.raw(), numbers.data(), tokens.samples.bytes());
+    if (job.padding >= 0) tokens.lengths = lengths;
     out.push_back(std::move(tokens));
   }
   return out;

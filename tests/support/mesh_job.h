@@ -43,8 +43,9 @@ struct MeshJob {
   int steps = 10;
   int64_t accumulation = 2;
   int64_t global_batch = 32;
-  int64_t length = 13;                                                              // tokens of a sample
-  bool packed = false;                                                              // samples hold several documents
+  int64_t length = 13;  // tokens of a sample
+  bool packed = false;  // samples hold several documents
+  int padding = -1;     // >= 0: the id at the end of samples, of which some are shorter and some all padding
   std::function<std::unique_ptr<Allocator>()> make_allocator = make_cpu_allocator;  // of each rank
   int stop = 0;  // after so many steps another engine goes on with the state of the first; 0: never
 };
@@ -72,6 +73,7 @@ MeshTrace run_job(const MeshJob& job);
 // Ragged label counts; every sample at 1 modulo 4 is without any label.
 struct Sample {
   std::vector<int32_t> ids, labels, positions, document_start;
+  int64_t length = 0;  // without padding
 };
 Sample sample_of(const MeshJob& job, int step, int64_t number, int64_t vocab);
 // What a data-parallel rank gets of a step.

@@ -127,7 +127,12 @@ void adopt(Backend& backend, const Plugin& plugin) {
   if (backend.usable()) ops::set_cuda_kernels(plugin.kernels());
 }
 
-Backend find_backend() {
+// The driver's own library, which costs nothing to look for.
+bool has_driver() {
+  return ::dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL) != nullptr;
+}
+
+Backend find_backend(bool anyway) {
   Backend found;
   std::error_code error;
   std::vector<fs::path> places = places_of_plugin();
@@ -137,6 +142,11 @@ Backend find_backend() {
     for (const fs::path& place : places)
       folders += (folders.empty() ? "" : " nor in ") + place.parent_path().lexically_normal().string();
     found.why_not = fmt::format("there is no {} in {}; it is built where nvcc is found", kPluginFile, folders);
+    return found;
+  }
+  if (!anyway && !has_driver()) {
+    found.why_not = "there is no NVIDIA driver (libcuda.so.1 was not found)";
+    found.closed = true;
     return found;
   }
   void* handle = open_plugin(*file, found.why_not);
@@ -164,9 +174,9 @@ Slot& slot() {
 
 }  // namespace
 
-const Backend& backend() {
+const Backend& backend(bool anyway) {
   std::lock_guard lock(slot().mutex);
-  if (!slot().backend) slot().backend = find_backend();
+  if (!slot().backend || (anyway && slot().backend->closed)) slot().backend = find_backend(anyway);
   return *slot().backend;
 }
 

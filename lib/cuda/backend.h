@@ -18,12 +18,14 @@ struct Backend {
   std::string file;                // the plugin's, when it was opened
   int devices = 0;                 // that can be used
   std::string why_not;             // a clause, when there are no devices
+  bool closed = false;             // the plugin was left closed, as there is no driver
 
   bool usable() const { return devices > 0; }
 };
 
-// Opens the plugin and registers its kernels (ops::set_cuda_kernels). Never throws for what is missing.
-const Backend& backend();
+// Opens the plugin, where there is a driver, and registers its kernels (ops::set_cuda_kernels). Never throws for what
+// is missing. `anyway`: opens it without a driver too, which takes its time, to know the versions of its libraries.
+const Backend& backend(bool anyway = false);
 
 // In the place of what backend() would find, for tests. The plugin lives as long as the process.
 void use_plugin(const Plugin& plugin);

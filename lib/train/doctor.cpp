@@ -117,7 +117,7 @@ CudaDevice measure_device(const cuda::Plugin& plugin, int index) {
 
 // The first rank of a machine looks at its devices, one after the other.
 CudaDiagnosis diagnose_cuda(const comm::World& world) {
-  const cuda::Backend& backend = cuda::backend();
+  const cuda::Backend& backend = cuda::backend(true);
   CudaDiagnosis out{backend.file, backend.why_not, {}, {}};
   if (backend.plugin != nullptr) out.libraries = backend.plugin->find_libraries();
   for (int i = 0; i < backend.devices && world.local_rank() == 0; ++i) {

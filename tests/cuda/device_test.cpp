@@ -44,7 +44,7 @@ void check_near(const MeshTrace& device, const MeshTrace& cpu, double tolerance)
 
 TEST_CASE("the plugin opens without a driver, knows its libraries, and its errors are the program's") {
   bool usable = has_device();
-  const cuda::Plugin* plugin = cuda::backend().plugin;
+  const cuda::Plugin* plugin = cuda::backend(true).plugin;
   REQUIRE(plugin != nullptr);
   REQUIRE(plugin->kernels() != nullptr);
   for (const cuda::LibraryVersion& library : plugin->find_libraries()) {

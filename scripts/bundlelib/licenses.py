@@ -12,13 +12,15 @@ TESTS = ("doctest-dev",)
 COMMON = Path("/usr/share/common-licenses")
 
 
-def package_of(file):
-    """The package that owns a file; a file of /usr may be recorded without the /usr."""
-    for path in (file, file.removeprefix("/usr")):
-        found = subprocess.run(["dpkg-query", "-S", path], capture_output=True, text=True)
-        if found.returncode == 0:
-            return found.stdout.split(":")[0]
-    return None
+def owners_of(files):
+    """The packages that own the files: {file: package}. A file of /usr may be recorded without the /usr."""
+    said = subprocess.run(["dpkg-query", "-S", *files, *(file.removeprefix("/usr") for file in files)],
+                          capture_output=True, text=True).stdout
+    owner = {}
+    for line in said.splitlines():
+        packages, _, path = line.partition(": ")
+        owner[path] = packages.split(",")[0].split(":")[0]
+    return {file: owner.get(file) or owner.get(file.removeprefix("/usr")) for file in files}
 
 
 def versions_of(packages):
@@ -34,12 +36,11 @@ def collect(tree, origins):
     packages = set(COMPILED_IN)
     if any("/tests/" in origin for origin in origins):
         packages |= set(TESTS)
-    for origin in origins:
-        if origin.startswith(("/usr/", "/lib/", "/bin/", "/opt/")):
-            package = package_of(origin)
-            if not package:
-                raise PackageError(f"{origin} belongs to no package, so there is no licence notice for it")
-            packages.add(package)
+    system = [origin for origin in origins if origin.startswith(("/usr/", "/lib/", "/bin/", "/opt/"))]
+    for origin, package in owners_of(system).items():
+        if not package:
+            raise PackageError(f"{origin} belongs to no package, so there is no licence notice for it")
+        packages.add(package)
     versions = versions_of(sorted(packages))
     common = set()
     for package in sorted(packages):

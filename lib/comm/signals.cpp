@@ -24,7 +24,21 @@ void note(int signal) {
 
 }  // namespace
 
+// Handlers run on a stack of their own: kernels that a library compiles at run time (oneDNN's) keep numbers below the
+// stack pointer, farther than the 128 bytes that a signal spares.
 struct Signals::Former {
+  Former() {
+    stack_t mine{};
+    mine.ss_sp = memory.data();
+    mine.ss_size = memory.size();
+    AM_CHECK(sigaltstack(&mine, &stack) == 0, Fault::kBug, "signals: no stack for the handlers");
+  }
+  ~Former() { sigaltstack(&stack, nullptr); }
+  Former(const Former&) = delete;
+  Former& operator=(const Former&) = delete;
+
+  std::vector<std::byte> memory = std::vector<std::byte>(256 << 10);
+  stack_t stack{};
   std::vector<std::pair<int, struct sigaction>> actions;
 };
 
@@ -35,7 +49,7 @@ Signals::Signals(const std::vector<int>& signals) : former_(std::make_unique<For
   for (int signal : signals) {
     struct sigaction action {};
     action.sa_handler = note;
-    action.sa_flags = SA_RESTART;
+    action.sa_flags = SA_RESTART | SA_ONSTACK;
     if (signal == SIGINT || signal == SIGTERM) action.sa_flags |= static_cast<int>(SA_RESETHAND);
     sigemptyset(&action.sa_mask);
     struct sigaction before {};

@@ -2,6 +2,7 @@
 // machines (NCCL_HOSTID), as it wants a device for each rank of a machine.
 #include <doctest/doctest.h>
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -20,13 +21,24 @@ using test::Outcome;
 
 namespace {
 
-Outcome processes(const std::string& arguments) {
-  return test::run_command(
-      "OMPI_MCA_plm=isolated OMP_NUM_THREADS=1 AUTOMODEL_CUDA_PLUGIN=" AUTOMODEL_CUDA_PLUGIN_FILE
-      " timeout 300 mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2 sh -c '"
-      "NCCL_HOSTID=host$OMPI_COMM_WORLD_RANK NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 NCCL_NET=Socket "
-      "NCCL_MNNVL_ENABLE=0 exec " NCCL_RANKS " " +
-      arguments + "'");
+std::filesystem::path own_file() {
+  return std::filesystem::read_symlink("/proc/self/exe");
+}
+
+// Of the bundle that the test lies in, else of the system.
+std::string mpirun() {
+  const std::filesystem::path bundled = own_file().parent_path() / "../../bin/mpirun";
+  return std::filesystem::exists(bundled) ? bundled.string() : "mpirun";
+}
+
+// Two processes of tests/cuda/nccl_rank_test.cpp.
+Outcome processes(const std::string& job) {
+  return test::run_command("OMPI_MCA_plm=isolated OMP_NUM_THREADS=1 AUTOMODEL_NCCL_JOB=" + job + " timeout 300 " +
+                           mpirun() +
+                           " --allow-run-as-root --oversubscribe --bind-to none -n 2 sh -c '"
+                           "NCCL_HOSTID=host$OMPI_COMM_WORLD_RANK NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 "
+                           "NCCL_NET=Socket NCCL_MNNVL_ENABLE=0 exec " +
+                           own_file().string() + " --no-skip --test-case=\"one process of a job\"'");
 }
 
 // False, and says so, where there is no NCCL.
@@ -36,6 +48,12 @@ bool has_nccl() {
   std::string why_not;
   if (cuda::backend().plugin->make_link(0, why_not) != nullptr) return true;
   MESSAGE("skipped: " << why_not);
+  return false;
+}
+
+bool has_mpirun() {
+  if (test::run_command(mpirun() + " --version").code == 0) return true;
+  MESSAGE("skipped: there is no mpirun");
   return false;
 }
 
@@ -79,14 +97,14 @@ TEST_CASE("NCCL with one rank makes every call") {
 }
 
 TEST_CASE("two processes talk over NCCL though they share a device") {
-  if (!has_nccl()) return;
+  if (!has_nccl() || !has_mpirun()) return;
   const Outcome run = processes("suite");
   INFO(run.output);
   CHECK(run.code == 0);
 }
 
 TEST_CASE("a process that waits for another on its device ends the job after the deadline") {
-  if (!has_nccl()) return;
+  if (!has_nccl() || !has_mpirun()) return;
   const Outcome run = processes("hang");
   INFO(run.output);
   CHECK(run.code == 1);

@@ -1,10 +1,13 @@
-// NCCL between processes, each a rank on a device; under mpirun. Not a doctest program: a breach on one rank has to end
-// them all.
-//   nccl_ranks suite     every call, on the world and on its parts
-//   nccl_ranks hang      rank 1 never comes; the deadline is 3 s
+// One process of a job whose ranks talk over NCCL: tests/cuda/nccl_test.cpp starts them with mpirun, and says in
+// AUTOMODEL_NCCL_JOB what they do:
+//   suite     every call, on the world and on its parts
+//   hang      rank 1 never comes; the deadline is 3 s
+// A breach on one rank has to end them all, so it is an exception, not an assertion.
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -120,8 +123,10 @@ void hang(Communicator& c) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  const std::string mode = argc > 1 ? argv[1] : "suite";
+TEST_CASE("one process of a job" * doctest::skip()) {
+  const char* job = std::getenv("AUTOMODEL_NCCL_JOB");
+  REQUIRE(job != nullptr);
+  const bool hangs = std::string(job) == "hang";
   comm::MpiOptions options;
   options.deadline = std::chrono::seconds(60);
   comm::World world = comm::World::mpi(options);
@@ -135,14 +140,10 @@ int main(int argc, char** argv) {
     std::string why_not;
     auto link = backend.plugin->make_link(index, why_not);
     AM_CHECK(link != nullptr, Fault::kDevice, "{}", why_not);
-    const std::chrono::seconds deadline(mode == "hang" ? 3 : 60);
-    auto ranks = comm::make_device_ranks(*staged, *link, {.deadline = deadline});
+    auto ranks = comm::make_device_ranks(*staged, *link, {.deadline = std::chrono::seconds(hangs ? 3 : 60)});
     auto here = test::make_on_device(*ranks, *memory);
-    mode == "hang" ? hang(*here) : suite(*here);
+    hangs ? hang(*here) : suite(*here);
   } catch (const std::exception& error) {
     world.abort(error.what());
-    std::fprintf(stderr, "rank %d: %s\n", world.rank(), error.what());
-    return 1;
   }
-  return 0;
 }

@@ -61,7 +61,7 @@ bool has_mpirun() {
 
 TEST_CASE("NCCL is found or missing with a reason; without a driver its errors are the program's") {
   const bool usable = has_device();
-  const cuda::Plugin* plugin = cuda::backend().plugin;
+  const cuda::Plugin* plugin = cuda::backend(true).plugin;
   REQUIRE(plugin != nullptr);
   std::string why_not;
   auto link = plugin->make_link(0, why_not);

@@ -1,14 +1,16 @@
-// Ranks that can talk, over raw buffers: of the host, or of a device where the backend says so (comm/staged.h). Calls
-// are collective: every member of a communicator makes the same calls in the same order (point-to-point transfers only
-// between the two ranks they name).
+// Ranks that can talk, over raw buffers: of the host, or of a device where the backend says so. Calls are collective:
+// every member of a communicator makes the same calls in the same order (point-to-point transfers only between the two
+// ranks they name).
 //
-// Law: a reduction adds in one canonical order, a binary tree over the rank index, ((0+1)+(2+3))+..., never in the
-// order of arrival. The tree of n ranks joins neighbours level by level, an odd last one moves up alone. So repetition
-// gives the same bits, and all_reduce equals reduce_scatter followed by all_gather, on every backend. bf16 is summed in
-// fp32 and rounded once. Sums of integers wrap around; NaN wins a max or a min.
+// Law, for all backends but make_device_ranks: a reduction adds in one canonical order, a binary tree over the rank
+// index, ((0+1)+(2+3))+..., never in the order of arrival. The tree of n ranks joins neighbours level by level, an odd
+// last one moves up alone. So repetition gives the same bits, and all_reduce equals reduce_scatter followed by
+// all_gather, on every backend. bf16 is summed in fp32 and rounded once. Sums of integers wrap around; NaN wins a max
+// or a min.
 //
 // Backends: make_single (comm/single.h), make_threads (comm/threads.h), make_planning (comm/planning.h), MPI processes
-// (World::mpi). A World (comm/world.h) owns the first communicator of a run; others come from split and group.
+// (World::mpi); for device memory make_staged (comm/staged.h) and make_device_ranks (comm/device_ranks.h). A World
+// (comm/world.h) owns the first communicator of a run; others come from split, group and partition.
 //
 // Threads: one thread of a rank at a time uses the communicators of that rank.
 // Errors: Error(kComm) when a peer failed, was aborted, or did not come before the deadline; Error(kBug) when a call
@@ -157,6 +159,12 @@ class Communicator {
   // alone, all with the same list; other groups may be made at the same time. Needs no talk to know its shape, so it
   // also works on the planning backend.
   virtual std::unique_ptr<Communicator> group(std::span<const int> members, std::string name) = 0;
+
+  // As group, but called by every rank of this communicator, each with the members of the one group that it is in; all
+  // groups are of one size. Backends may then build on what they have.
+  virtual std::unique_ptr<Communicator> partition(std::span<const int> members, std::string name) {
+    return group(members, std::move(name));
+  }
 
   // Starting an operation never blocks for peers. wait() of the result does; operations may be waited for in any order.
 

@@ -186,7 +186,9 @@ Communicator& MeshGroups::along(const Axes& axes, std::string label) {
   std::unique_ptr<Communicator>& slot = made_[axes];
   if (!slot) {
     if (label.empty()) label = joined(axes);
-    slot = world_.group(mesh_.group(world_.rank(), axes), std::move(label));
+    const std::vector<int> members = mesh_.group(world_.rank(), axes);
+    const bool all = static_cast<int>(mesh_.ranks().size()) == world_.size();
+    slot = all ? world_.partition(members, std::move(label)) : world_.group(members, std::move(label));
   }
   return *slot;
 }

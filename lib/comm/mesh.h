@@ -78,7 +78,7 @@ class DeviceMesh {
 };
 
 // The live communicators of one rank of a mesh, made on first use and kept. `world` outlives this object. The members
-// of a group ask for it in the same order as for their other groups.
+// of a group ask for it in the same order as for their other groups; all ranks do, where the mesh has all of `world`.
 class MeshGroups {
  public:
   MeshGroups(DeviceMesh mesh, Communicator& world);

@@ -237,7 +237,9 @@ World World::mpi(const MpiOptions& options) {
   std::vector<int> world_ranks(static_cast<size_t>(size));
   std::iota(world_ranks.begin(), world_ranks.end(), 0);
   auto global = std::make_unique<MpiCommunicator>("world", all, runtime->engine, rank, std::move(world_ranks));
-  return World(std::move(global), local_rank, local_size, std::move(runtime));
+  World world(std::move(global), local_rank, local_size, std::move(runtime));
+  world.deadline_ = options.deadline;
+  return world;
 }
 
 }  // namespace automodel::comm

@@ -75,6 +75,11 @@ class RecordingCommunicator final : public Communicator {
     fail(Fault::kBug, "group '{}' of '{}': rank {} is not among its members", name, this->name(), rank());
   }
 
+  std::unique_ptr<Communicator> partition(std::span<const int> members, std::string name) override {
+    if (inner_) return make_recording(inner_->partition(members, std::move(name)), recorder_);
+    return group(members, std::move(name));
+  }
+
   void barrier() override {
     record(Call::kBarrier, 0);
     if (inner_) inner_->barrier();

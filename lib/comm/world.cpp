@@ -30,6 +30,7 @@ std::vector<World> World::threads(int n, std::chrono::milliseconds deadline) {
   for (auto& global : make_threads(n, deadline)) {
     const int rank = global->rank();
     worlds.push_back(World(std::move(global), rank, n));
+    worlds.back().deadline_ = deadline;
   }
   return worlds;
 }

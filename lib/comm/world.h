@@ -52,6 +52,10 @@ class World {
   // Position among the ranks of this machine.
   int local_rank() const { return local_rank_; }
   int local_size() const { return local_size_; }
+  // The longest that a rank waits for its peers.
+  std::chrono::milliseconds deadline() const { return deadline_; }
+  // This rank's place in the mesh, as set_places has it; "" before.
+  const std::string& place() const { return place_; }
 
   // From now on `recorder` is told of every call of global() and of the communicators made from it afterwards.
   void observe(Recorder recorder);
@@ -74,6 +78,7 @@ class World {
   std::unique_ptr<Communicator> global_;
   int local_rank_ = 0;
   int local_size_ = 1;
+  std::chrono::milliseconds deadline_ = MpiOptions().deadline;
   std::string place_;
   int exceptions_at_birth_;
 };

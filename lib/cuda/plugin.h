@@ -7,19 +7,22 @@
 #include <string>
 #include <vector>
 
+#include "comm/device_link.h"
 #include "ops/kernels.h"
 #include "tensor/allocator.h"
 
 namespace automodel::cuda {
 
-// Raised with every change of this file, of ops/kernels.h, and of the classes that pass (Tensor, Allocator, Error).
-inline constexpr uint32_t kPluginVersion = 1;
+// Raised with every change of this file, of ops/kernels.h, and of the classes that pass (Tensor, Allocator, DeviceLink,
+// Error).
+inline constexpr uint32_t kPluginVersion = 2;
 inline constexpr const char* kPluginFile = "libautomodel_cuda.so";
 inline constexpr const char* kPluginEntry = "automodel_cuda_plugin";
 
 struct DeviceInfo {
   std::string name;
-  int major = 0;  // of its compute capability
+  std::string id;  // differs from those of all other devices, whatever the machine and the process
+  int major = 0;   // of its compute capability
   int minor = 0;
   int multiprocessors = 0;
   int64_t total_bytes = 0;
@@ -43,6 +46,9 @@ struct Plugin {
   // that thread.
   std::unique_ptr<Allocator> (*make_allocator)(int index) = nullptr;
   const ops::Kernels* (*kernels)() = nullptr;
+  // For the rank of the calling thread, whose allocator is of the same device and outlives the link. Null where NCCL
+  // cannot be used: `why_not` becomes a clause that says why.
+  std::unique_ptr<comm::DeviceLink> (*make_link)(int index, std::string& why_not) = nullptr;
   // Driver and libraries, whether or not there is a device.
   std::vector<LibraryVersion> (*find_libraries)() = nullptr;
 };

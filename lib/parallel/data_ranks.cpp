@@ -16,7 +16,7 @@ DataRanks::DataRanks(comm::Communicator& all, int replicas, comm::Communicator* 
     if (count == 1) return comm::make_single(name);
     std::vector<int> members;
     for (int i = 0; i < count; ++i) members.push_back(first + i * step);
-    return all.group(members, name);
+    return all.partition(members, name);
   };
   if (replicas > 1) shard_ = (made_[0] = group(all.rank() / shards * shards, 1, shards, "dp_shard")).get();
   if (shards > 1) replicate_ = (made_[1] = group(all.rank() % shards, shards, replicas, "dp_replicate")).get();

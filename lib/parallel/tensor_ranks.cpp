@@ -14,7 +14,7 @@ TensorRanks::TensorRanks(const nn::Parallel& ranks, const std::vector<nn::Param*
     if (p->sharers == 1 || p->sharers == all_->size() || sharing_.contains(p->sharers)) continue;
     std::vector<int> members;
     for (int i = 0; i < p->sharers; ++i) members.push_back(all_->rank() - p->sharer + i);
-    sharing_[p->sharers] = all_->group(members, "tp_sharers");
+    sharing_[p->sharers] = all_->partition(members, "tp_sharers");
   }
 }
 

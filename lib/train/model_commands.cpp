@@ -140,7 +140,7 @@ int run_eval(const EvalOptions& options) {
   AM_CHECK(!job.validation.empty(), Fault::kConfig, "{}: there is no validation_dataset to evaluate; add one",
            options.recipe.path);
   return run_as_rank(job.config().dist_env.timeout_minutes, [&](comm::World& world) {
-    RankDevice device(job.config().device, world);
+    RankDevice device(job.config().device, world, job.config().dist_env.device_transport);
     engine::EngineOptions engine_settings = engine_options(job);
     engine_settings.trains = false;
     engine::Engine engine(*job.source.model, device.ranks(), device.allocator(), engine_settings);

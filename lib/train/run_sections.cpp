@@ -55,7 +55,9 @@ void describe(config::Fields<RngConfig>& f) {
 void describe(config::Fields<DistEnvConfig>& f) {
   f.doc("How ranks talk.");
   f("timeout_minutes", &DistEnvConfig::timeout_minutes, "The longest that ranks wait for each other.").above(0);
-  f.key("backend").no_effect("ranks on CPUs talk over MPI");
+  f("device_transport", &DistEnvConfig::device_transport,
+    "What ranks on GPUs exchange their memory by. Without effect on CPUs.");
+  f.key("backend").no_effect("ranks on CPUs talk over MPI; for GPUs see device_transport");
 }
 
 void describe(config::Fields<PackedSequenceConfig>& f) {

@@ -7,6 +7,7 @@
 
 #include "config/schema.h"
 #include "ops/context_attention.h"
+#include "train/device_choice.h"
 
 namespace automodel::ops {
 void describe(config::Names<ContextMethod>&);
@@ -29,6 +30,7 @@ void describe(config::Fields<RngConfig>&);
 // `dist_env:`
 struct DistEnvConfig {
   double timeout_minutes = 10;  // the longest that ranks wait for each other
+  DeviceTransport device_transport = DeviceTransport::kAuto;
 };
 void describe(config::Fields<DistEnvConfig>&);
 

@@ -74,7 +74,7 @@ static engine::EngineOptions traced(engine::EngineOptions options, const comm::W
 Trainer::Trainer(Job& job, comm::World& world)
     : job_(job),
       world_(world),
-      device_(job.config().device, world),
+      device_(job.config().device, world, job.config().dist_env.device_transport),
       groups_(job.setup->mesh_context, device_.ranks(), sharing_options(job)),
       engine_(*job.source.model, groups_.all(), device_.allocator(), traced(engine_options(job), world)),
       loader_(job.dataset, loader_options(job, job.config().dataloader, groups_.batch().rank(), true)) {

@@ -15,6 +15,7 @@
 #include "cuda/backend.h"
 #include "support/guarded_device.h"
 #include "support/run_mesh.h"
+#include "support/thread_link.h"
 #include "train/auto_model.h"
 #include "train/evaluation.h"
 #include "train/generator.h"
@@ -260,5 +261,64 @@ TEST_CASE("ranks of a machine take its devices in turn, and ranks on unlike devi
   test::run_mesh(2, [](comm::World& world) {
     train::RankDevice device(world.rank() == 0 ? train::DeviceChoice::kCuda : train::DeviceChoice::kCpu, world);
     CHECK_THROWS_AS(device.check_all_alike(), Error);
+  });
+}
+
+namespace {
+
+// A plugin whose devices talk to each other. A rank's thread says first which one it is.
+thread_local int rank_of_thread = 0;
+
+const cuda::Plugin& linked_plugin() {
+  static test::ThreadNetwork network;
+  static const cuda::Plugin plugin = [] {
+    cuda::Plugin made = test::guarded_plugin();
+    made.make_link = [](int index, std::string&) { return network.link(rank_of_thread, index); };
+    return made;
+  }();
+  return plugin;
+}
+
+train::DeviceTransport transport_of(comm::World& world, train::DeviceTransport wanted) {
+  rank_of_thread = world.rank();
+  train::RankDevice device(train::DeviceChoice::kCuda, world, wanted);
+  Tensor sum = Tensor::zeros({2}, DType::kF32, device.allocator());
+  upload(sum, std::vector<float>{1, static_cast<float>(world.rank())});
+  device.ranks().all_reduce({sum.raw(), 2, DType::kF32, sum.device()}, comm::Reduce::kSum);
+  const int n = world.size();
+  CHECK(to_host<float>(sum) == std::vector<float>{static_cast<float>(n), static_cast<float>(n * (n - 1) / 2)});
+  CHECK(device.ranks().reduced(1, comm::Reduce::kSum) == n);
+  return device.transport();
+}
+
+}  // namespace
+
+TEST_CASE("GPU memory travels over NCCL where each rank has a device of its own, else by way of the host") {
+  using train::DeviceTransport;
+  Folder folder;
+  cuda::use_plugin(linked_plugin());
+  test::run_mesh(2, [](comm::World& world) {
+    CHECK(transport_of(world, DeviceTransport::kAuto) == DeviceTransport::kNccl);
+    CHECK(transport_of(world, DeviceTransport::kNccl) == DeviceTransport::kNccl);
+    CHECK(transport_of(world, DeviceTransport::kStaged) == DeviceTransport::kStaged);
+  });
+  // Two of three share a device.
+  test::run_mesh(3, [](comm::World& world) {
+    CHECK(transport_of(world, DeviceTransport::kAuto) == DeviceTransport::kStaged);
+    CHECK(transport_of(world, DeviceTransport::kNccl) == DeviceTransport::kNccl);
+  });
+  cuda::use_plugin(test::guarded_plugin());
+  test::run_mesh(2, [](comm::World& world) {
+    CHECK(transport_of(world, DeviceTransport::kAuto) == DeviceTransport::kStaged);
+    try {
+      train::RankDevice(train::DeviceChoice::kCuda, world, DeviceTransport::kNccl);
+      FAIL("it was not refused");
+    } catch (const Error& error) {
+      CHECK(error.fault() == Fault::kDevice);
+      CHECK(error.what() ==
+            fmt::format("dist_env.device_transport: nccl cannot be used: rank 0 cannot use it (rank {}: "
+                        "devices of the tests have no NCCL); write auto or staged, or mend that",
+                        world.rank()));
+    }
   });
 }

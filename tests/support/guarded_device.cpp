@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <string>
 #include <type_traits>
 
 #include "core/error.h"
@@ -27,6 +28,18 @@ class Segments {
     std::lock_guard lock(mutex_);
     sizes_.erase(static_cast<char*>(data));
   }
+  // May be nested, in several threads.
+  void open(char* data, size_t size) {
+    std::lock_guard lock(mutex_);
+    if (open_[data]++ == 0) ::mprotect(data, size, PROT_READ | PROT_WRITE);
+  }
+  void close(char* data, size_t size) {
+    std::lock_guard lock(mutex_);
+    auto found = open_.find(data);
+    if (--found->second > 0) return;
+    open_.erase(found);
+    ::mprotect(data, size, PROT_NONE);
+  }
   // The segment that holds the byte; {nullptr, 0}: it is no memory of a device.
   std::pair<char*, size_t> of(const void* byte) {
     std::lock_guard lock(mutex_);
@@ -41,6 +54,7 @@ class Segments {
  private:
   std::mutex mutex_;
   std::map<char*, size_t> sizes_;
+  std::map<char*, int> open_;
 };
 
 Segments& segments() {
@@ -55,12 +69,12 @@ class Opened {
   Opened(const Opened&) = delete;
   Opened& operator=(const Opened&) = delete;
   ~Opened() {
-    for (auto [data, size] : open_) ::mprotect(data, size, PROT_NONE);
+    for (auto [data, size] : open_) segments().close(data, size);
   }
   void add(const void* data) {
     auto segment = segments().of(data);
     AM_CHECK(segment.first != nullptr, Fault::kBug, "a kernel of the device was given memory of the host");
-    if (open_.insert(segment).second) ::mprotect(segment.first, segment.second, PROT_READ | PROT_WRITE);
+    if (open_.insert(segment).second) segments().open(segment.first, segment.second);
   }
 
  private:
@@ -187,14 +201,32 @@ struct Guarded<kernel, void (*)(A...)> {
 int count_devices(std::string&) {
   return 2;
 }
-cuda::DeviceInfo describe_device(int) {
-  return {"a device of the tests", 9, 0, 1, int64_t{1} << 30, int64_t{1} << 30};
+cuda::DeviceInfo describe_device(int index) {
+  return {"a device of the tests", "guarded " + std::to_string(index), 9, 0, 1, int64_t{1} << 30, int64_t{1} << 30};
+}
+std::unique_ptr<comm::DeviceLink> make_link(int, std::string& why_not) {
+  why_not = "devices of the tests have no NCCL";
+  return nullptr;
 }
 std::vector<cuda::LibraryVersion> find_libraries() {
   return {{"driver", "1.0"}, {"NCCL", ""}};
 }
 
 }  // namespace
+
+void read_guarded(void* host, const void* device, size_t bytes) {
+  if (bytes == 0) return;
+  Opened opened;
+  opened.add(device);
+  std::memcpy(host, device, bytes);
+}
+
+void write_guarded(void* device, const void* host, size_t bytes) {
+  if (bytes == 0) return;
+  Opened opened;
+  opened.add(device);
+  std::memcpy(device, host, bytes);
+}
 
 std::unique_ptr<Allocator> make_guarded_allocator(int index) {
   return std::make_unique<GuardedAllocator>(index);
@@ -219,6 +251,7 @@ const cuda::Plugin& guarded_plugin() {
                                    .describe_device = describe_device,
                                    .make_allocator = make_guarded_allocator,
                                    .kernels = [] { return &guarded_kernels(); },
+                                   .make_link = make_link,
                                    .find_libraries = find_libraries};
   return plugin;
 }

@@ -117,6 +117,7 @@ class RankJob {
         allocator_(job.make_allocator()),
         memory_(allocator_->device().is_cpu() ? nullptr : ops::make_device_memory(*allocator_)),
         staged_(memory_ ? comm::make_staged(world.global(), *memory_) : nullptr),
+        connected_(staged_ && job.connect ? job.connect(*staged_) : nullptr),
         groups_(comm::DeviceMesh({{"pp", job.mesh.pp},
                                   {"dp_replicate", job.mesh.dp_replicate},
                                   {"dp_shard", job.mesh.dp_shard},
@@ -174,7 +175,7 @@ class RankJob {
   }
 
  private:
-  comm::Communicator& ranks() { return staged_ ? *staged_ : world_.global(); }
+  comm::Communicator& ranks() { return connected_ ? *connected_ : staged_ ? *staged_ : world_.global(); }
 
   // Puts another engine with the same state into the place of the present one.
   void start_again() {
@@ -202,7 +203,7 @@ class RankJob {
   std::unique_ptr<Allocator> allocator_;
   // Where messages must be staged.
   std::unique_ptr<comm::DeviceMemory> memory_;
-  std::unique_ptr<comm::Communicator> staged_;
+  std::unique_ptr<comm::Communicator> staged_, connected_;
   comm::MeshGroups groups_;
   std::optional<comm::MeshGroups> experts_;
   parallel::Groups engine_groups_;

@@ -47,6 +47,8 @@ struct MeshJob {
   bool packed = false;  // samples hold several documents
   int padding = -1;     // >= 0: the id at the end of samples, of which some are shorter and some all padding
   std::function<std::unique_ptr<Allocator>()> make_allocator = make_cpu_allocator;  // of each rank
+  // What ranks on devices talk by, over the staged communicator; empty: that one itself.
+  std::function<std::unique_ptr<comm::Communicator>(comm::Communicator& staged)> connect;
   int stop = 0;  // after so many steps another engine goes on with the state of the first; 0: never
 };
 

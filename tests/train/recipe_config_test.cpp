@@ -210,7 +210,7 @@ TEST_CASE("A single mistake gives a single error where it was made") {
 TEST_CASE("What is switched off or harmless passes") {
   const Read r = read(with("", R"(
 rng: {_target_: nemo_automodel.components.training.rng.StatefulRNG, seed: 1111, ranked: true}
-dist_env: {backend: nccl, timeout_minutes: 30}
+dist_env: {backend: nccl, timeout_minutes: 30, device_transport: staged}
 wandb: {enable: false, project: x}
 mlflow: null
 fp8: {enabled: false, recipe_name: tensorwise}
@@ -229,6 +229,7 @@ device: auto)"));
   REQUIRE_MESSAGE(r.report.empty(), r.report.text());
   CHECK(r.recipe.config.base_seed() == 1234);
   CHECK(r.recipe.config.dist_env.timeout_minutes == 30);
+  CHECK(r.recipe.config.dist_env.device_transport == train::DeviceTransport::kStaged);
   CHECK(r.recipe.config.clip_grad_norm.max_norm == 1.0);
   CHECK(!r.recipe.notes.empty());
 }

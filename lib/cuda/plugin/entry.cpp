@@ -1,6 +1,7 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
+#include "comm/cuda/nccl.h"
 #include "core/error.h"
 #include "cuda/architectures.h"
 #include "cuda/plugin.h"
@@ -30,6 +31,7 @@ DeviceInfo describe_device(int index) {
   cudaError_t error = cudaGetDeviceProperties(&properties, index);
   AM_CHECK(error == cudaSuccess, Fault::kDevice, "cuda:{}: {}", index, cudaGetErrorString(error));
   DeviceInfo info{properties.name,
+                  std::string(properties.uuid.bytes, sizeof(properties.uuid.bytes)),
                   properties.major,
                   properties.minor,
                   properties.multiProcessorCount,
@@ -75,6 +77,10 @@ std::unique_ptr<Allocator> make_allocator(int index) {
   return make_device_allocator(index, ops::cuda::use_stream);
 }
 
+std::unique_ptr<comm::DeviceLink> make_link(int index, std::string& why_not) {
+  return make_nccl_link(index, ops::cuda::stream(), why_not);
+}
+
 }  // namespace
 }  // namespace automodel::cuda
 
@@ -85,6 +91,7 @@ extern "C" __attribute__((visibility("default"))) const automodel::cuda::Plugin*
                              .describe_device = describe_device,
                              .make_allocator = make_allocator,
                              .kernels = kernels,
+                             .make_link = make_link,
                              .find_libraries = find_libraries};
   return &plugin;
 }

@@ -117,6 +117,13 @@ TEST_CASE("a signal becomes a flag, and former handlers come back") {
     comm::Signals signals({SIGUSR1, SIGUSR2});
     CHECK(signals.received() == 0);
     CHECK_THROWS_AS(comm::Signals({SIGALRM}), Error);
+    // Handlers must not write below the stack pointer of what they interrupt.
+    struct sigaction handled {};
+    sigaction(SIGUSR1, nullptr, &handled);
+    CHECK((handled.sa_flags & SA_ONSTACK) != 0);
+    stack_t stack{};
+    sigaltstack(nullptr, &stack);
+    CHECK(stack.ss_flags == 0);
     std::raise(SIGUSR2);
     CHECK(signals.received() == SIGUSR2);
     std::raise(SIGUSR1);

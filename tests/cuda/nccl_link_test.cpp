@@ -2,8 +2,10 @@
 #include <cuda_runtime_api.h>
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <nccl.h>
 
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +30,8 @@ struct World {
   int events = 0, streams = 0;  // alive
   bool passed = true;
   ncclConfig_t config{};
+  int version = NCCL_VERSION_CODE;
+  std::string absent;  // a function that the library lacks
 
   void* handle() { return reinterpret_cast<void*>(++handles); }
 };
@@ -45,95 +49,92 @@ intptr_t number(T* handle) {
   return reinterpret_cast<intptr_t>(handle);
 }
 
-const cuda::NcclLibrary& library() {
-  static const cuda::NcclLibrary fake{
-      .get_version = nullptr,
-      .get_unique_id =
-          [](ncclUniqueId* id) {
-            std::memset(id, 7, sizeof(*id));
-            return answer();
-          },
-      .init_rank =
-          [](ncclComm_t* comm, int size, ncclUniqueId id, int rank, ncclConfig_t* config) {
-            *comm = static_cast<ncclComm_t>(world->handle());
-            world->config = *config;
-            note("init {} of {} id {}", rank, size, static_cast<int>(id.internal[5]));
-            return answer();
-          },
-      .split =
-          [](ncclComm_t, int color, int key, ncclComm_t* child, ncclConfig_t* config) {
-            if (color >= 0) *child = static_cast<ncclComm_t>(world->handle());
-            note("split {} {} blocking {}", color, key, config->blocking);
-            return answer();
-          },
-      .finalize =
-          [](ncclComm_t) {
-            note("finalize");
-            return ncclInProgress;
-          },
-      .destroy =
-          [](ncclComm_t) {
-            note("destroy");
-            return ncclSuccess;
-          },
-      .abort =
-          [](ncclComm_t) {
-            note("abort");
-            return ncclSuccess;
-          },
-      .get_async_error =
-          [](ncclComm_t, ncclResult_t* state) {
-            *state = ncclSuccess;
-            if (world->states.empty()) return ncclSuccess;
-            *state = world->states.front();
-            world->states.erase(world->states.begin());
-            return ncclSuccess;
-          },
-      .error_string = [](ncclResult_t result) { return result == ncclRemoteError ? "remote error" : "system error"; },
-      .last_error = [](ncclComm_t) { return world->last_error.c_str(); },
-      .all_reduce =
-          [](const void* in, void* out, size_t count, ncclDataType_t type, ncclRedOp_t op, ncclComm_t, cudaStream_t s) {
-            note("all_reduce {} {} {} type {} op {} in {}", number(in), number(out), count, int(type), int(op),
-                 number(s));
-            return answer();
-          },
-      .all_gather =
-          [](const void* in, void* out, size_t count, ncclDataType_t type, ncclComm_t, cudaStream_t s) {
-            note("all_gather {} {} {} type {} in {}", number(in), number(out), count, int(type), number(s));
-            return answer();
-          },
-      .reduce_scatter =
-          [](const void* in, void* out, size_t count, ncclDataType_t type, ncclRedOp_t op, ncclComm_t, cudaStream_t s) {
-            note("reduce_scatter {} {} {} type {} op {} in {}", number(in), number(out), count, int(type), int(op),
-                 number(s));
-            return answer();
-          },
-      .broadcast =
-          [](const void* in, void* out, size_t count, ncclDataType_t type, int root, ncclComm_t, cudaStream_t s) {
-            note("broadcast {} {} {} type {} from {} in {}", number(in), number(out), count, int(type), root,
-                 number(s));
-            return answer();
-          },
-      .send =
-          [](const void* data, size_t count, ncclDataType_t, int peer, ncclComm_t, cudaStream_t) {
-            note("send {} x {} to {}", number(data), count, peer);
-            return answer();
-          },
-      .receive =
-          [](void* data, size_t count, ncclDataType_t, int peer, ncclComm_t, cudaStream_t) {
-            note("receive {} x {} from {}", number(data), count, peer);
-            return answer();
-          },
-      .group_start =
-          [] {
-            note("group");
-            return ncclSuccess;
-          },
-      .group_end =
-          [] {
-            note("end");
-            return ncclInProgress;
-          }};
+template <class F>
+void* code(F* function) {
+  return reinterpret_cast<void*>(function);
+}
+
+// The functions by name.
+const std::map<std::string, void*>& library() {
+  static const std::map<std::string, void*> fake{
+      {"ncclGetVersion", code(+[](int* version) {
+         *version = world->version;
+         return ncclSuccess;
+       })},
+      {"ncclGetUniqueId", code(+[](ncclUniqueId* id) {
+         std::memset(id, 7, sizeof(*id));
+         return answer();
+       })},
+      {"ncclCommInitRankConfig", code(+[](ncclComm_t* comm, int size, ncclUniqueId id, int rank, ncclConfig_t* config) {
+         *comm = static_cast<ncclComm_t>(world->handle());
+         world->config = *config;
+         note("init {} of {} id {}", rank, size, static_cast<int>(id.internal[5]));
+         return answer();
+       })},
+      {"ncclCommSplit", code(+[](ncclComm_t, int color, int key, ncclComm_t* child, ncclConfig_t* config) {
+         if (color >= 0) *child = static_cast<ncclComm_t>(world->handle());
+         note("split {} {} blocking {}", color, key, config->blocking);
+         return answer();
+       })},
+      {"ncclCommFinalize", code(+[](ncclComm_t) {
+         note("finalize");
+         return ncclInProgress;
+       })},
+      {"ncclCommDestroy", code(+[](ncclComm_t) {
+         note("destroy");
+         return ncclSuccess;
+       })},
+      {"ncclCommAbort", code(+[](ncclComm_t) {
+         note("abort");
+         return ncclSuccess;
+       })},
+      {"ncclCommGetAsyncError", code(+[](ncclComm_t, ncclResult_t* state) {
+         *state = ncclSuccess;
+         if (world->states.empty()) return ncclSuccess;
+         *state = world->states.front();
+         world->states.erase(world->states.begin());
+         return ncclSuccess;
+       })},
+      {"ncclGetErrorString",
+       code(+[](ncclResult_t result) { return result == ncclRemoteError ? "remote error" : "system error"; })},
+      {"ncclGetLastError", code(+[](ncclComm_t) { return world->last_error.c_str(); })},
+      {"ncclAllReduce", code(+[](const void* in, void* out, size_t count, ncclDataType_t type, ncclRedOp_t op,
+                                 ncclComm_t, cudaStream_t s) {
+         note("all_reduce {} {} {} type {} op {} in {}", number(in), number(out), count, int(type), int(op), number(s));
+         return answer();
+       })},
+      {"ncclAllGather",
+       code(+[](const void* in, void* out, size_t count, ncclDataType_t type, ncclComm_t, cudaStream_t s) {
+         note("all_gather {} {} {} type {} in {}", number(in), number(out), count, int(type), number(s));
+         return answer();
+       })},
+      {"ncclReduceScatter", code(+[](const void* in, void* out, size_t count, ncclDataType_t type, ncclRedOp_t op,
+                                     ncclComm_t, cudaStream_t s) {
+         note("reduce_scatter {} {} {} type {} op {} in {}", number(in), number(out), count, int(type), int(op),
+              number(s));
+         return answer();
+       })},
+      {"ncclBroadcast",
+       code(+[](const void* in, void* out, size_t count, ncclDataType_t type, int root, ncclComm_t, cudaStream_t s) {
+         note("broadcast {} {} {} type {} from {} in {}", number(in), number(out), count, int(type), root, number(s));
+         return answer();
+       })},
+      {"ncclSend", code(+[](const void* data, size_t count, ncclDataType_t, int peer, ncclComm_t, cudaStream_t) {
+         note("send {} x {} to {}", number(data), count, peer);
+         return answer();
+       })},
+      {"ncclRecv", code(+[](void* data, size_t count, ncclDataType_t, int peer, ncclComm_t, cudaStream_t) {
+         note("receive {} x {} from {}", number(data), count, peer);
+         return answer();
+       })},
+      {"ncclGroupStart", code(+[] {
+         note("group");
+         return ncclSuccess;
+       })},
+      {"ncclGroupEnd", code(+[] {
+         note("end");
+         return ncclInProgress;
+       })}};
   return fake;
 }
 
@@ -175,8 +176,13 @@ using Log = std::vector<std::string>;
 }  // namespace
 
 namespace automodel::cuda {
-const NcclLibrary* nccl_library(std::string&) {
-  return &library();
+void* nccl_function(const char* name, std::string& why_not) {
+  auto found = library().find(name);
+  if (found == library().end() || name == world->absent) {
+    why_not = "absent";
+    return nullptr;
+  }
+  return found->second;
 }
 }  // namespace automodel::cuda
 
@@ -224,6 +230,20 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   note("{} waits for {}", number(stream), number(event));
   return cudaSuccess;
 }
+}
+
+TEST_CASE("a library that is too old, or lacks a function, is not used") {
+  World state;
+  world = &state;
+  std::string why_not;
+  state.version = 21708;
+  CHECK(cuda::make_nccl_link(1, at(5), why_not) == nullptr);
+  CHECK(why_not == "NCCL is version 2.17.8, at least 2.18 is needed");
+  state.version = NCCL_VERSION_CODE;
+  state.absent = "ncclCommSplit";
+  CHECK(cuda::make_nccl_link(1, at(5), why_not) == nullptr);
+  CHECK(why_not == "absent");
+  world = nullptr;
 }
 
 TEST_CASE_FIXTURE(Fixture, "channels are made without blocking, and are polled until they are there") {

@@ -1,6 +1,7 @@
 #include "comm/cuda/nccl.h"
 
 #include <cuda_runtime_api.h>
+#include <nccl.h>
 
 #include <chrono>
 #include <cstring>
@@ -27,9 +28,56 @@ void check(cudaError_t error, int device, const char* what) {
   fail(Fault::kDevice, "cuda:{}: {} failed: {} ({})", device, what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
+// The functions of libnccl that are called.
+struct NcclLibrary {
+  decltype(&::ncclGetVersion) get_version;
+  decltype(&::ncclGetUniqueId) get_unique_id;
+  decltype(&::ncclCommInitRankConfig) init_rank;
+  decltype(&::ncclCommSplit) split;
+  decltype(&::ncclCommFinalize) finalize;
+  decltype(&::ncclCommDestroy) destroy;
+  decltype(&::ncclCommAbort) abort;
+  decltype(&::ncclCommGetAsyncError) get_async_error;
+  decltype(&::ncclGetErrorString) error_string;
+  decltype(&::ncclGetLastError) last_error;
+  decltype(&::ncclAllReduce) all_reduce;
+  decltype(&::ncclAllGather) all_gather;
+  decltype(&::ncclReduceScatter) reduce_scatter;
+  decltype(&::ncclBroadcast) broadcast;
+  decltype(&::ncclSend) send;
+  decltype(&::ncclRecv) receive;
+  decltype(&::ncclGroupStart) group_start;
+  decltype(&::ncclGroupEnd) group_end;
+};
+
+constexpr int kOldest = NCCL_VERSION(2, 18, 0);  // the first that splits communicators
+
+// False, with a clause that says why, where the library cannot be used.
+bool find_functions(NcclLibrary& n, std::string& why_not) {
+  auto find = [&]<class Function>(const char* name, Function& function) {
+    function = reinterpret_cast<Function>(nccl_function(name, why_not));
+    return function != nullptr;
+  };
+  int version = 0;
+  if (!find("ncclGetVersion", n.get_version)) return false;
+  if (n.get_version(&version) != ncclSuccess || version < kOldest) {
+    why_not = fmt::format("NCCL is version {}.{}.{}, at least 2.18 is needed", version / 10000, version % 10000 / 100,
+                          version % 100);
+    return false;
+  }
+  return find("ncclGetUniqueId", n.get_unique_id) && find("ncclCommInitRankConfig", n.init_rank) &&
+         find("ncclCommSplit", n.split) && find("ncclCommFinalize", n.finalize) && find("ncclCommDestroy", n.destroy) &&
+         find("ncclCommAbort", n.abort) && find("ncclCommGetAsyncError", n.get_async_error) &&
+         find("ncclGetErrorString", n.error_string) && find("ncclGetLastError", n.last_error) &&
+         find("ncclAllReduce", n.all_reduce) && find("ncclAllGather", n.all_gather) &&
+         find("ncclReduceScatter", n.reduce_scatter) && find("ncclBroadcast", n.broadcast) &&
+         find("ncclSend", n.send) && find("ncclRecv", n.receive) && find("ncclGroupStart", n.group_start) &&
+         find("ncclGroupEnd", n.group_end);
+}
+
 // What all channels and marks of a rank need.
 struct Rank {
-  const NcclLibrary& nccl;
+  NcclLibrary nccl;
   int device;
   cudaStream_t compute;
   std::mutex mutex{};
@@ -302,9 +350,9 @@ class Link final : public comm::DeviceLink {
 }  // namespace
 
 std::unique_ptr<comm::DeviceLink> make_nccl_link(int device, void* compute_stream, std::string& why_not) {
-  const NcclLibrary* library = nccl_library(why_not);
-  if (library == nullptr) return nullptr;
-  return std::make_unique<Link>(std::make_shared<Rank>(*library, device, static_cast<cudaStream_t>(compute_stream)));
+  NcclLibrary library{};
+  if (!find_functions(library, why_not)) return nullptr;
+  return std::make_unique<Link>(std::make_shared<Rank>(library, device, static_cast<cudaStream_t>(compute_stream)));
 }
 
 }  // namespace automodel::cuda

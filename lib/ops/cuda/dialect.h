@@ -9,8 +9,7 @@
 
 #ifndef AUTOMODEL_CUDA_EMULATOR
 
-#include <cuda_runtime.h>
-
+// nvcc puts the CUDA runtime before every source.
 #include <cstdint>
 
 #include "core/dtype.h"

@@ -176,16 +176,19 @@ class Rules {
     policy->erase("pin_memory");
   }
 
+  // A block for which an axis is too small.
+  void idle(const char* block, const char* axis, const config::Node& written) {
+    remarks_.warnings.push_back({fmt::format("{}.{}", key_, block),
+                                 fmt::format("has no effect because {} is {}", axis, size(axis)),
+                                 fmt::format("set {} above 1 to use it", axis), written.origin()});
+  }
+
   // A pipeline or moe block that the sizes leave without use is not even looked at.
   void blocks() {
     const config::Node* pipeline = section_.find("pipeline");
     const bool absent = !pipeline || pipeline->is_null();
     if (size("pp_size") <= 1) {
-      if (!absent) {
-        remarks_.warnings.push_back({key_ + ".pipeline",
-                                     fmt::format("has no effect because pp_size is {}", size("pp_size")),
-                                     "set pp_size above 1 to use it", pipeline->origin()});
-      }
+      if (!absent) idle("pipeline", "pp_size", *pipeline);
       section_.erase("pipeline");
     } else if (absent) {
       complain("pp_size", fmt::format("pp_size is {}, but there is no {}.pipeline section", size("pp_size"), key_),
@@ -198,7 +201,9 @@ class Rules {
     if (!moe) return;
     const bool empty =
         moe->is_null() || (moe->is_list() && moe->items().empty()) || (moe->is_string() && moe->as_string().empty());
-    if (size("ep_size") <= 1 || empty) section_.erase("moe");
+    if (size("ep_size") > 1 && !empty) return;
+    if (!empty) idle("moe", "ep_size", *moe);
+    section_.erase("moe");
   }
 
   // Keys that another strategy has and this one lacks.

@@ -2,10 +2,7 @@
 // of its time, do not happen.
 #include <sys/mman.h>
 
-#include <cstring>
-
-#include "tensor/allocator.h"
-#include "tensor/segment_pool.h"
+#include "tensor/host_allocator.h"
 
 namespace automodel {
 namespace {
@@ -26,24 +23,11 @@ void* map_segment(size_t size) {
   return begin + head;
 }
 
-class CpuAllocator final : public Allocator {
- public:
-  Device device() const override { return {}; }
-  void zero(void* data, size_t bytes) override { std::memset(data, 0, bytes); }
-  void copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
-
- protected:
-  void* acquire(size_t bytes) override { return pool_.take(bytes); }
-  void give_back(void* data, size_t) noexcept override { pool_.put(data); }
-
- private:
-  SegmentPool pool_{{map_segment, [](void* data, size_t size) { ::munmap(data, size); }, kSegment, kHugePage}};
-};
-
 }  // namespace
 
 std::unique_ptr<Allocator> make_cpu_allocator() {
-  return std::make_unique<CpuAllocator>();
+  return std::make_unique<HostAllocator>(
+      SegmentPool::Source{map_segment, [](void* data, size_t size) { ::munmap(data, size); }, kSegment, kHugePage});
 }
 
 }  // namespace automodel

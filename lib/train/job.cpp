@@ -122,16 +122,23 @@ Job read_job(const RecipeSource& source, int world_size, bool for_training, conf
 void check_context_method(const Job& job, Mistakes& mistakes) {
   if (!job.setup || job.config().context_parallel.method != ops::ContextMethod::kAllToAll) return;
   const models::ModelInfo& info = job.source.model->info();
-  int64_t tp = info.cuts_heads ? job.setup->mesh_context.tp_size() : 1, cp = job.setup->mesh_context.cp_size();
-  ops::HeadLayout layout{info.heads / tp, std::max<int64_t>(1, info.kv_heads / tp), info.head_dim};
-  if (ops::scatters_heads(layout, static_cast<int>(cp))) return;
-  const config::Node* section = job.recipe.node.find("context_parallel");
-  config::Problems problems(mistakes.report(), section ? *section : job.recipe.node, "context_parallel");
-  problems.add("method",
-               fmt::format("all_to_all cannot deal {} attention heads and {} key/value heads of a tensor-parallel rank "
-                           "to {} context-parallel ranks",
-                           layout.heads, layout.kv_heads, cp),
-               "write all_gather or ring, or a cp_size that divides the heads");
+  int64_t tp = job.setup->mesh_context.tp_size(), cp = job.setup->mesh_context.cp_size();
+  std::vector<int64_t> shares{info.cuts_heads ? tp : 1};
+  // A tp_plan may leave the heads of some layers whole.
+  const auto* fsdp2 = std::get_if<distributed::FSDP2Config>(&job.setup->strategy_config);
+  if (fsdp2 != nullptr && fsdp2->tp_plan) shares.push_back(1);
+  for (int64_t ranks : shares) {
+    ops::HeadLayout layout{info.heads / ranks, std::max<int64_t>(1, info.kv_heads / ranks), info.head_dim};
+    if (ops::scatters_heads(layout, static_cast<int>(cp))) continue;
+    const config::Node* section = job.recipe.node.find("context_parallel");
+    config::Problems problems(mistakes.report(), section ? *section : job.recipe.node, "context_parallel");
+    problems.add("method",
+                 fmt::format("all_to_all cannot deal {} attention heads and {} key/value heads of a tensor-parallel "
+                             "rank to {} context-parallel ranks",
+                             layout.heads, layout.kv_heads, cp),
+                 "write all_gather or ring, or a cp_size that divides the heads");
+    return;
+  }
 }
 
 // Opens the model, if its section is right, and holds it against the sizes of the axes.

@@ -86,7 +86,7 @@ TEST_CASE("Schedules are known by their names and the documented aliases; anothe
             "no schedule to run"));
 }
 
-TEST_CASE("A moe block is made above ep_size 1 and dropped below") {
+TEST_CASE("A moe block is made above ep_size 1; below it has no effect, which is said") {
   CHECK(setup("{ep_size: 2}", 4).moe_parallel_config->ignore_router_for_ac);
   CHECK(setup("{ep_size: 2, moe: null}", 4).moe_parallel_config->wrap_outer_model);
   const MoEParallelizerConfig m =
@@ -105,7 +105,7 @@ TEST_CASE("A moe block is made above ep_size 1 and dropped below") {
     const Resolved r = resolve(std::string("{ep_size: ") + ep + ", moe: {bogus: 1}}", 4);
     REQUIRE_MESSAGE(r.setup, r.report.text());
     CHECK(!r.setup->moe_parallel_config);
-    CHECK(r.remarks.warnings.empty());
+    CHECK(has(r.remarks.warnings.at(0).message, "has no effect because ep_size is 1"));
   }
   CHECK(has(problems("{ep_size: 2, moe: {bogus: 1}}"), "distributed.moe.bogus: unknown key"));
   CHECK(has(problems("{ep_size: 2, moe: x}"), "distributed.moe"));

@@ -9,7 +9,7 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "tensor/segment_pool.h"
+#include "tensor/host_allocator.h"
 
 namespace automodel::cuda {
 namespace {
@@ -32,19 +32,10 @@ void* obtain_pinned(size_t bytes) {
   return nullptr;
 }
 
-class PinnedAllocator final : public Allocator {
- public:
-  Device device() const override { return {}; }
-  void zero(void* data, size_t bytes) override { std::memset(data, 0, bytes); }
-  void copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
-
- protected:
-  void* acquire(size_t bytes) override { return pool_.take(bytes); }
-  void give_back(void* data, size_t) noexcept override { pool_.put(data); }
-
- private:
-  SegmentPool pool_{{obtain_pinned, [](void* data, size_t) { cudaFreeHost(data); }, 4 * kMiB, kMiB}};
-};
+std::unique_ptr<Allocator> make_pinned_allocator() {
+  return std::make_unique<HostAllocator>(
+      SegmentPool::Source{obtain_pinned, [](void* data, size_t) { cudaFreeHost(data); }, 4 * kMiB, kMiB});
+}
 
 class DeviceAllocator final : public Allocator {
  public:
@@ -69,7 +60,7 @@ class DeviceAllocator final : public Allocator {
   }
 
   Device device() const override { return {Device::Kind::kCuda, index_}; }
-  std::unique_ptr<Allocator> make_host_allocator() const override { return std::make_unique<PinnedAllocator>(); }
+  std::unique_ptr<Allocator> make_host_allocator() const override { return make_pinned_allocator(); }
 
   void zero(void* data, size_t bytes) override {
     if (bytes > 0) check(cudaMemsetAsync(data, 0, bytes, stream_), index_, "zeroing memory");
